@@ -30,6 +30,7 @@ export const ERROR_CODES = {
   // runtime
   RUNTIME_UNAVAILABLE: 'The inference process ended or cannot be started.',
   RUNTIME_FAILED: 'onnxruntime refused the graph or failed while running it.',
+  BUSY: 'Too much work is waiting. The same request will succeed later.',
   // server
   PORT_IN_USE: 'Another program listens on this address.',
   NOT_FOUND: 'No such route, prompt or file.',

@@ -1,0 +1,103 @@
+/** safetensors files on disk: the header, and ranges of the data on demand. Links are followed, nothing is written. */
+import { open, realpath, type FileHandle } from 'node:fs/promises';
+import { basename } from 'node:path';
+import { throwIfAborted } from '../../common/abort.js';
+import { BridgeError, ModelFormatError, ModelNotFoundError, messageOf, systemCodeOf } from '../../common/errors.js';
+import { DTYPE_SIZES, tensorFromBytes, type DType, type Tensor } from '../../tensor/tensor.js';
+import type { ModelHeader, TensorInfo } from '../model-header.js';
+import { headerLength, parseHeader } from './header.js';
+
+/**
+ * Reads and checks the header of a safetensors file; no tensor data is read.
+ *
+ * @throws {ModelNotFoundError} when there is no such file.
+ * @throws {ModelFormatError} `MODEL_UNREADABLE` when it cannot be read, `SAFETENSORS_INVALID` when it is not sound.
+ */
+export async function readSafetensorsHeader(
+  path: string,
+  options: { signal?: AbortSignal } = {},
+): Promise<ModelHeader> {
+  const label = basename(path);
+  return withFile(path, async (file, realPath) => {
+    const stat = await file.stat();
+    if (!stat.isFile()) {
+      throw new ModelFormatError('MODEL_UNREADABLE', `${path} is not a regular file.`, { details: { path } });
+    }
+    throwIfAborted(options.signal);
+    const first = await readRange(file, 0, Math.min(8, stat.size), label);
+    const length = headerLength(first, stat.size, label);
+    const json = await readRange(file, 8, length, label);
+    const { tensors, metadata } = parseHeader(json, 8 + length, stat.size, label);
+    const stamp = { device: stat.dev, inode: stat.ino, sizeBytes: stat.size, modifiedMs: stat.mtimeMs };
+    return { path: realPath, container: 'safetensors', sizeBytes: stat.size, tensors, metadata, stamp };
+  });
+}
+
+/**
+ * Reads one tensor.
+ *
+ * @throws {ModelFormatError} `TENSOR_MISSING`; `TENSOR_INVALID` for a dtype without an in-memory form; `MODEL_UNREADABLE`.
+ */
+export async function readTensor(header: ModelHeader, name: string): Promise<Tensor> {
+  const info = header.tensors.get(name);
+  if (info === undefined) {
+    throw new ModelFormatError('TENSOR_MISSING', `${basename(header.path)} has no tensor ${JSON.stringify(name)}.`, {
+      details: { path: header.path, tensor: name },
+    });
+  }
+  const dtype = knownDType(info);
+  return withFile(header.path, async (file) => {
+    const bytes = await readRange(file, info.offset, info.sizeBytes, basename(header.path));
+    return tensorFromBytes(dtype, info.shape, bytes);
+  });
+}
+
+/** The dtype of a tensor, if Vision Bridge has a form for it in memory. @throws {ModelFormatError} `TENSOR_INVALID` */
+export function knownDType(info: TensorInfo): DType {
+  if (isDType(info.dtype)) return info.dtype;
+  throw new ModelFormatError(
+    'TENSOR_INVALID',
+    `Tensor ${info.name} has the dtype ${info.dtype}, which cannot be computed with.`,
+  );
+}
+
+function isDType(dtype: string): dtype is DType {
+  return Object.hasOwn(DTYPE_SIZES, dtype);
+}
+
+async function withFile<T>(path: string, work: (file: FileHandle, realPath: string) => Promise<T>): Promise<T> {
+  try {
+    const realPath = await realpath(path);
+    const file = await open(realPath, 'r');
+    try {
+      return await work(file, realPath);
+    } finally {
+      await file.close();
+    }
+  } catch (error) {
+    if (error instanceof BridgeError) throw error;
+    const code = systemCodeOf(error);
+    if (code === 'ENOENT' || code === 'ENOTDIR') {
+      throw new ModelNotFoundError(`There is no model file ${path}.`, { cause: error, details: { path } });
+    }
+    throw new ModelFormatError('MODEL_UNREADABLE', `${path} cannot be read: ${messageOf(error)}.`, {
+      cause: error,
+      details: { path },
+    });
+  }
+}
+
+async function readRange(file: FileHandle, position: number, length: number, label: string): Promise<Uint8Array> {
+  const bytes = new Uint8Array(length);
+  let done = 0;
+  while (done < length) {
+    const { bytesRead } = await file.read(bytes, done, length - done, position + done);
+    if (bytesRead === 0) {
+      throw new ModelFormatError('SAFETENSORS_INVALID', `${label} became shorter while it was read.`, {
+        details: { file: label },
+      });
+    }
+    done += bytesRead;
+  }
+  return bytes;
+}

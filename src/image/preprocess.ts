@@ -1,0 +1,165 @@
+/**
+ * IMAGE tensors to CLIP pixel values.
+ *
+ * Follows ComfyUI's `clip_preprocess` to the last step, including the rounding to 8 bits before normalization, which
+ * happens even where nothing is resized. Pure and synchronous: it runs in the inference process, never on the server's
+ * thread. Decoding files is decode.ts.
+ *
+ * Source: ComfyUI, comfy/clip_vision.py, `clip_preprocess`.
+ */
+import { InvalidRequestError } from '../common/errors.js';
+import { f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
+import { axisWeights } from './resample.js';
+
+export type Crop = 'center' | 'none';
+
+export interface PreprocessOptions {
+  /** Side of the square that the encoder takes. */
+  readonly size: number;
+  /** `center` keeps the aspect ratio and crops, `none` stretches. */
+  readonly crop: Crop;
+  /** Per channel, RGB. */
+  readonly mean: readonly number[];
+  readonly std: readonly number[];
+}
+
+interface Plane {
+  /** Size of the whole resampled picture; only a window of it is computed. */
+  readonly width: number;
+  readonly height: number;
+  readonly left: number;
+  readonly top: number;
+}
+
+const f = Math.fround;
+const CHANNELS = 3;
+const U8_LEVELS = Float32Array.from({ length: 256 }, (_none, level) => level / 255);
+
+/**
+ * Pixel values as the encoder takes them.
+ *
+ * @param images `[B, H, W, C]`, RGB(A), u8 or f32 in 0..1; channels beyond three are dropped.
+ * @returns f32 `[B, 3, S, S]`, owned by the caller.
+ * @throws {InvalidRequestError} when the shape is not that of an image.
+ */
+export function preprocess(images: F32Tensor | U8Tensor, options: PreprocessOptions): F32Tensor {
+  const levels = preprocessToU8(images, options);
+  const { size, mean, std } = options;
+  const [batch = 0] = levels.shape;
+  const area = size * size;
+  const out = new Float32Array(batch * CHANNELS * area);
+  for (let channel = 0; channel < CHANNELS; channel += 1) {
+    const center = f(mean[channel] ?? 0);
+    const scale = f(std[channel] ?? 1);
+    const table = U8_LEVELS.map((value) => f(f(value - center) / scale));
+    for (let image = 0; image < batch; image += 1) {
+      const begin = (image * CHANNELS + channel) * area;
+      for (let i = 0; i < area; i += 1)
+        out[begin + i] = table[levels.data[(image * area + i) * CHANNELS + channel] ?? 0] ?? 0;
+    }
+  }
+  return f32Tensor([batch, CHANNELS, size, size], out);
+}
+
+/** The 8-bit picture that an encoder sees: u8 `[B, S, S, 3]`. Two pictures that agree here have equal features. */
+export function preprocessToU8(
+  images: F32Tensor | U8Tensor,
+  { size, crop }: Pick<PreprocessOptions, 'size' | 'crop'>,
+): U8Tensor {
+  const [batch = 0, height = 0, width = 0, channels = 0] = images.shape;
+  if (images.shape.length !== 4 || batch === 0 || height === 0 || width === 0 || channels < CHANNELS) {
+    throw new InvalidRequestError(
+      `An image tensor has the shape [B, H, W, C] with at least three channels and one pixel; this one has [${images.shape.join(', ')}].`,
+    );
+  }
+  const plane = planResize(width, height, size, crop);
+  const out = new Uint8Array(batch * size * size * CHANNELS);
+  const imageLength = height * width * channels;
+  for (let image = 0; image < batch; image += 1) {
+    const source = asRgb(images, image * imageLength, height * width, channels);
+    const target = out.subarray(image * size * size * CHANNELS, (image + 1) * size * size * CHANNELS);
+    quantize(plane === undefined ? source : resize(source, width, height, plane, size), target);
+  }
+  return u8Tensor([batch, size, size, CHANNELS], out);
+}
+
+/** Undefined where the picture already has the size. */
+function planResize(width: number, height: number, size: number, crop: Crop): Plane | undefined {
+  if (width === size && height === size) return undefined;
+  if (crop === 'none') return { width: size, height: size, left: 0, top: 0 };
+  const scale = size / Math.min(width, height);
+  const scaled = { width: roundHalfEven(scale * width), height: roundHalfEven(scale * height) };
+  return { ...scaled, left: Math.floor((scaled.width - size) / 2), top: Math.floor((scaled.height - size) / 2) };
+}
+
+/** Python's `round`: 224.5 gives 224, 225.5 gives 226. */
+export function roundHalfEven(value: number): number {
+  const floor = Math.floor(value);
+  const rest = value - floor;
+  return rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor;
+}
+
+/** One image as f32 `[H·W, 3]`; a view where it already is that. */
+function asRgb(images: F32Tensor | U8Tensor, begin: number, pixels: number, channels: number): Float32Array {
+  if (images.dtype === 'F32' && channels === CHANNELS) return images.data.subarray(begin, begin + pixels * CHANNELS);
+  const out = new Float32Array(pixels * CHANNELS);
+  for (let pixel = 0; pixel < pixels; pixel += 1) {
+    for (let channel = 0; channel < CHANNELS; channel += 1) {
+      const value = images.data[begin + pixel * channels + channel] ?? 0;
+      out[pixel * CHANNELS + channel] = images.dtype === 'F32' ? value : (U8_LEVELS[value] ?? 0);
+    }
+  }
+  return out;
+}
+
+/** Horizontal pass over the rows that the window needs, kept in fp32, then the vertical pass. */
+function resize(source: Float32Array, width: number, height: number, plane: Plane, size: number): Float32Array {
+  const columns = axisWeights(width, plane.width, plane.left, size);
+  const rows = axisWeights(height, plane.height, plane.top, size);
+  const firstRow = rows.starts[0] ?? 0;
+  const lastRow = (rows.starts[size - 1] ?? 0) + (rows.counts[size - 1] ?? 0);
+  const lineLength = size * CHANNELS;
+
+  const middle = new Float32Array((lastRow - firstRow) * lineLength);
+  for (let row = firstRow; row < lastRow; row += 1) {
+    const line = row * width * CHANNELS;
+    for (let column = 0; column < size; column += 1) {
+      let at = line + (columns.starts[column] ?? 0) * CHANNELS;
+      let weightAt = column * columns.stride;
+      const weightEnd = weightAt + (columns.counts[column] ?? 0);
+      let red = 0;
+      let green = 0;
+      let blue = 0;
+      for (; weightAt < weightEnd; weightAt += 1, at += CHANNELS) {
+        const weight = columns.weights[weightAt] ?? 0;
+        red = f(red + f(weight * (source[at] ?? 0)));
+        green = f(green + f(weight * (source[at + 1] ?? 0)));
+        blue = f(blue + f(weight * (source[at + 2] ?? 0)));
+      }
+      const target = (row - firstRow) * lineLength + column * CHANNELS;
+      middle[target] = red;
+      middle[target + 1] = green;
+      middle[target + 2] = blue;
+    }
+  }
+
+  const out = new Float32Array(size * lineLength);
+  for (let row = 0; row < size; row += 1) {
+    const target = out.subarray(row * lineLength, (row + 1) * lineLength);
+    const start = (rows.starts[row] ?? 0) - firstRow;
+    for (let tap = 0; tap < (rows.counts[row] ?? 0); tap += 1) {
+      const weight = rows.weights[row * rows.stride + tap] ?? 0;
+      const line = (start + tap) * lineLength;
+      for (let i = 0; i < lineLength; i += 1) target[i] = f((target[i] ?? 0) + f(weight * (middle[line + i] ?? 0)));
+    }
+  }
+  return out;
+}
+
+/** 255·x, clamped, rounded half to even. Nothing was clamped before this step. */
+function quantize(source: Float32Array, target: Uint8Array): void {
+  for (let i = 0; i < source.length; i += 1) {
+    const value = Math.min(255, Math.max(0, f(255 * (source[i] ?? 0))));
+    target[i] = roundHalfEven(value);
+  }
+}

@@ -1,0 +1,129 @@
+/**
+ * Builds an ONNX graph value by value. Knows operators, not models.
+ *
+ * Values are names; every method adds nodes and returns the name of the result.
+ */
+import { f32Tensor, type Shape, type Tensor } from '../tensor/tensor.js';
+import {
+  elementType,
+  writeModel,
+  type Attribute,
+  type ExternalData,
+  type GraphValue,
+  type Initializer,
+  type OnnxDType,
+  type OnnxNode,
+} from './model-writer.js';
+
+/** Opset 20 is the first with Gelu; com.microsoft is onnxruntime's own domain. */
+const OPSETS = { '': 20, 'com.microsoft': 1 } as const;
+
+declare const valueBrand: unique symbol;
+/** Name of a value in a graph under construction. */
+export type Value = string & { readonly [valueBrand]: true };
+
+export class GraphBuilder {
+  readonly #name: string;
+  readonly #nodes: OnnxNode[] = [];
+  readonly #initializers = new Map<string, Initializer>();
+  readonly #inputs: GraphValue[] = [];
+  readonly #outputs: GraphValue[] = [];
+  #count = 0;
+
+  constructor(name: string) {
+    this.#name = name;
+  }
+
+  input(name: string, dtype: OnnxDType, shape: readonly (number | string)[]): Value {
+    this.#inputs.push({ name, dtype, shape });
+    return name as Value;
+  }
+
+  /** Makes a value an output of the model under a name of its own. */
+  output(name: string, value: Value, shape: readonly (number | string)[], dtype: OnnxDType = 'F32'): void {
+    this.#nodes.push({
+      op: 'Identity',
+      domain: '',
+      name: `output/${name}`,
+      inputs: [value],
+      outputs: [name],
+      attributes: {},
+    });
+    this.#outputs.push({ name, dtype, shape });
+  }
+
+  /** A small tensor inside the graph's own bytes. */
+  constant(tensor: Tensor): Value {
+    const name = this.#fresh('constant');
+    this.#initializers.set(name, { name, tensor });
+    return name as Value;
+  }
+
+  scalar(value: number): Value {
+    return this.constant(f32Tensor([], Float32Array.of(value)));
+  }
+
+  ints(values: readonly number[]): Value {
+    return this.constant({ dtype: 'I64', shape: [values.length], data: BigInt64Array.from(values, BigInt) });
+  }
+
+  /** A tensor in the file of weights; asking twice for one name gives the same value. */
+  external(name: string, dtype: OnnxDType, shape: Shape, external: ExternalData): Value {
+    if (!this.#initializers.has(name)) this.#initializers.set(name, { name, dtype, shape, external });
+    return name as Value;
+  }
+
+  /** Any operator with one result. */
+  op(
+    op: string,
+    inputs: readonly (Value | '')[],
+    attributes: Readonly<Record<string, Attribute>> = {},
+    domain: '' | 'com.microsoft' = '',
+  ): Value {
+    const name = this.#fresh(op);
+    this.#nodes.push({ op, domain, name, inputs, outputs: [name], attributes });
+    return name as Value;
+  }
+
+  /** An operator with several results. */
+  opMany(
+    op: string,
+    inputs: readonly Value[],
+    count: number,
+    attributes: Readonly<Record<string, Attribute>> = {},
+  ): Value[] {
+    const name = this.#fresh(op);
+    const outputs = Array.from({ length: count }, (_none, i) => `${name}/${i}` as Value);
+    this.#nodes.push({ op, domain: '', name, inputs, outputs, attributes });
+    return outputs;
+  }
+
+  cast(value: Value, to: OnnxDType): Value {
+    return this.op('Cast', [value], { to: elementType(to) });
+  }
+
+  reshape(value: Value, shape: readonly number[]): Value {
+    return this.op('Reshape', [value, this.ints(shape)]);
+  }
+
+  /** Elements `[begin, end)` of one axis. */
+  slice(value: Value, axis: number, begin: number, end: number): Value {
+    return this.op('Slice', [value, this.ints([begin]), this.ints([end]), this.ints([axis])]);
+  }
+
+  build(): Uint8Array {
+    return writeModel({
+      name: this.#name,
+      nodes: this.#nodes,
+      initializers: [...this.#initializers.values()],
+      inputs: this.#inputs,
+      outputs: this.#outputs,
+      opsets: OPSETS,
+    });
+  }
+
+  #fresh(prefix: string): string {
+    this.#count += 1;
+    return `${prefix}_${this.#count}`;
+  }
+}

@@ -1,0 +1,13 @@
+/** Door of onnx/: graphs and layers, no models. */
+export { GraphBuilder, type Value } from './graph-builder.js';
+export {
+  activation,
+  attention,
+  expandToBatch,
+  layerNorm,
+  linear,
+  linear2d,
+  type Activation,
+  type LinearWeights,
+} from './layers.js';
+export { isOnnxDType, type OnnxDType } from './model-writer.js';

@@ -1,0 +1,214 @@
+/**
+ * The inference process, as its parent sees it.
+ *
+ * A run of onnxruntime-node blocks the thread that calls it, ending a worker thread during a run aborts the whole
+ * server, and memory that a session released does not come back inside a process. So models live in a forked child: it
+ * may block, it can be killed, and ending it gives all memory back. The child starts with the first call and ends after
+ * an idle time; if it dies, the calls in flight are answered with RUNTIME_UNAVAILABLE and the next call starts a new one.
+ */
+import { fork, type ChildProcess } from 'node:child_process';
+import { createRequire } from 'node:module';
+import { pathToFileURL } from 'node:url';
+import { cancelledError, throwIfAborted } from '../common/abort.js';
+import { readEnvironment } from '../common/environment.js';
+import { BridgeError, RuntimeUnavailableError } from '../common/errors.js';
+import type { Logger } from '../common/logger.js';
+import { fromWireError, type Progress, type ToChild, type ToParent } from './messages.js';
+
+export interface InferenceProcessOptions {
+  /** The child's entry, a file of workers/. */
+  readonly entry: URL;
+  /** The child ends after this time without a call. */
+  readonly idleReleaseMs: number;
+  /** Calls that may wait or run at once; more are refused with BUSY. */
+  readonly maxPendingCalls: number;
+  readonly logger: Logger;
+}
+
+export interface CallOptions {
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((progress: Progress) => void) | undefined;
+}
+
+export interface InferenceState {
+  /** Process id while there is a child. */
+  readonly pid: number | undefined;
+  readonly pendingCalls: number;
+  /** Children that ended without being asked to. */
+  readonly crashes: number;
+}
+
+interface PendingCall {
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (error: Error) => void;
+  readonly onProgress: CallOptions['onProgress'];
+}
+
+/** glibc gives allocations above this back to the system when they are freed; its default grows and keeps them. */
+const MALLOC_MMAP_THRESHOLD_BYTES = 1_048_576;
+/** A child that is asked to end may finish the run it is in; after this it is killed. */
+const END_GRACE_MS = 2000;
+
+export class InferenceProcess implements AsyncDisposable {
+  readonly #options: InferenceProcessOptions;
+  readonly #pending = new Map<number, PendingCall>();
+  #child: ChildProcess | undefined;
+  #idleTimer: NodeJS.Timeout | undefined;
+  #nextId = 1;
+  #crashes = 0;
+  #isDisposed = false;
+
+  constructor(options: InferenceProcessOptions) {
+    this.#options = options;
+  }
+
+  get state(): InferenceState {
+    return { pid: this.#child?.pid, pendingCalls: this.#pending.size, crashes: this.#crashes };
+  }
+
+  /**
+   * Runs an operation in the child.
+   *
+   * @param payload Copied to the child; typed arrays keep their type.
+   * @param options.signal Rejects at once with CANCELLED; the child stops before its next unit of work.
+   * @throws {BridgeError} what the operation threw; BUSY; RUNTIME_UNAVAILABLE when the child died.
+   */
+  async call(operation: string, payload: unknown, { signal, onProgress }: CallOptions = {}): Promise<unknown> {
+    throwIfAborted(signal);
+    if (this.#isDisposed) throw new RuntimeUnavailableError('The inference process was shut down.');
+    if (this.#pending.size >= this.#options.maxPendingCalls) {
+      throw new BridgeError('BUSY', `${this.#pending.size} encodes are waiting already; send this one again later.`, {
+        details: { pending: this.#pending.size },
+      });
+    }
+    clearTimeout(this.#idleTimer);
+    const child = this.#child ?? this.#start();
+    const id = this.#nextId;
+    this.#nextId += 1;
+    const onAbort = (): void => {
+      this.#send(child, { type: 'cancel', id });
+      this.#settle(id)?.reject(cancelledError(signal?.reason));
+    };
+    try {
+      return await new Promise<unknown>((resolve, reject) => {
+        this.#pending.set(id, { resolve, reject, onProgress });
+        signal?.addEventListener('abort', onAbort, { once: true });
+        this.#send(child, { type: 'call', id, operation, payload });
+      });
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
+    }
+  }
+
+  /** Ends the child, whatever it does; calls in flight are answered. The next call starts a new one. */
+  async end(): Promise<void> {
+    const child = this.#child;
+    if (child === undefined) return;
+    this.#abandon(child, 'it was ended');
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    const exited = new Promise<void>((resolve) =>
+      child.once('exit', () => {
+        resolve();
+      }),
+    );
+    // Without a channel the child ends by itself once its run is over.
+    if (child.connected) child.disconnect();
+    const timer = setTimeout(() => child.kill('SIGKILL'), END_GRACE_MS);
+    await exited;
+    clearTimeout(timer);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#isDisposed = true;
+    clearTimeout(this.#idleTimer);
+    await this.end();
+  }
+
+  #start(): ChildProcess {
+    const { entry, logger } = this.#options;
+    const child = fork(entry, {
+      serialization: 'advanced',
+      execArgv: entry.pathname.endsWith('.ts') ? ['--import', typeScriptLoader()] : [],
+      env: { ...readEnvironment(), MALLOC_MMAP_THRESHOLD_: String(MALLOC_MMAP_THRESHOLD_BYTES) },
+    });
+    this.#child = child;
+    child.on('message', (message) => {
+      this.#receive(message as ToParent);
+    });
+    child.on('error', (error) => {
+      logger.error({ err: error }, 'the inference process failed');
+    });
+    child.on('exit', (code, signal) => {
+      if (this.#child !== child) return; // it was told to end
+      this.#crashes += 1;
+      const how = signal === null ? `exit code ${code ?? 'unknown'}` : `signal ${signal}`;
+      logger.error({ pid: child.pid, code, signal }, 'the inference process ended unexpectedly');
+      const hint = signal === 'SIGKILL' ? ' Did the system run out of memory?' : '';
+      this.#abandon(child, `it ended with ${how}.${hint}`);
+    });
+    logger.info({ pid: child.pid }, 'inference process started');
+    return child;
+  }
+
+  #send(child: ChildProcess, message: ToChild): void {
+    if (!child.connected) return; // its exit event answers the call
+    child.send(message, (error) => {
+      if (error !== null && message.type === 'call') {
+        this.#settle(message.id)?.reject(
+          new RuntimeUnavailableError('The inference process does not take requests; send this one again.', {
+            cause: error,
+          }),
+        );
+      }
+    });
+  }
+
+  #receive(message: ToParent): void {
+    switch (message.type) {
+      case 'ready':
+        break;
+      case 'progress':
+        this.#pending.get(message.id)?.onProgress?.(message.progress);
+        break;
+      case 'result':
+        this.#settle(message.id)?.resolve(message.value);
+        break;
+      case 'error':
+        this.#settle(message.id)?.reject(fromWireError(message.error));
+        break;
+    }
+  }
+
+  #settle(id: number): PendingCall | undefined {
+    const call = this.#pending.get(id);
+    this.#pending.delete(id);
+    if (this.#pending.size === 0 && call !== undefined) this.#startIdleTimer();
+    return call;
+  }
+
+  #startIdleTimer(): void {
+    clearTimeout(this.#idleTimer);
+    this.#idleTimer = setTimeout(() => {
+      this.#options.logger.info({ pid: this.#child?.pid }, 'inference process released after idle time');
+      void this.end();
+    }, this.#options.idleReleaseMs);
+    this.#idleTimer.unref();
+  }
+
+  /** Forgets a child and answers all its calls. */
+  #abandon(child: ChildProcess, reason: string): void {
+    if (this.#child === child) this.#child = undefined;
+    clearTimeout(this.#idleTimer);
+    for (const call of this.#pending.values()) {
+      call.reject(
+        new RuntimeUnavailableError(`The inference process is gone: ${reason} A new one starts with the next request.`),
+      );
+    }
+    this.#pending.clear();
+  }
+}
+
+/** From TypeScript source the child needs the loader that runs the parent. */
+function typeScriptLoader(): string {
+  return pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
+}

@@ -1,0 +1,75 @@
+/**
+ * onnxruntime sessions over weights that stay in the user's file. Runs in the inference process only.
+ *
+ * The graph is handed over as bytes; its initializers name ranges of a file in `weightsFolder`. onnxruntime refuses
+ * absolute names, `..` and links that leave the folder, so the caller resolves links first.
+ */
+import type { InferenceSession, Tensor as OrtTensor } from 'onnxruntime-node';
+import { BridgeError, messageOf } from '../common/errors.js';
+import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+
+export interface SessionOptions {
+  /** Real path of the folder in which the graph's external data lies. */
+  readonly weightsFolder: string;
+}
+
+export class Session implements AsyncDisposable {
+  readonly #session: InferenceSession;
+  readonly #tensor: typeof OrtTensor;
+
+  private constructor(session: InferenceSession, tensor: typeof OrtTensor) {
+    this.#session = session;
+    this.#tensor = tensor;
+  }
+
+  /**
+   * Loads a graph and its weights; takes seconds for a large model.
+   *
+   * @throws {BridgeError} `RUNTIME_FAILED`
+   */
+  static async create(graph: Uint8Array, options: SessionOptions): Promise<Session> {
+    const { InferenceSession, Tensor } = await import('onnxruntime-node');
+    try {
+      const session = await InferenceSession.create(graph, {
+        executionProviders: ['cpu'],
+        graphOptimizationLevel: 'all',
+        logSeverityLevel: 3,
+        extra: { session: { model_external_initializers_file_folder_path: options.weightsFolder } },
+      });
+      return new Session(session, Tensor);
+    } catch (error) {
+      throw new BridgeError('RUNTIME_FAILED', `onnxruntime did not load the model: ${messageOf(error)}`, {
+        cause: error,
+      });
+    }
+  }
+
+  /**
+   * Runs the graph on f32 inputs. Blocks this process.
+   *
+   * @returns the outputs asked for, owned by the caller.
+   */
+  async run(inputs: Readonly<Record<string, F32Tensor>>, outputs: readonly string[]): Promise<Map<string, F32Tensor>> {
+    const feeds = Object.fromEntries(
+      Object.entries(inputs).map(([name, { shape, data }]) => [name, new this.#tensor('float32', data, shape)]),
+    );
+    let results: InferenceSession.ReturnType;
+    try {
+      results = await this.#session.run(feeds, [...outputs]);
+    } catch (error) {
+      throw new BridgeError('RUNTIME_FAILED', `onnxruntime failed while running the model: ${messageOf(error)}`, {
+        cause: error,
+      });
+    }
+    return new Map(
+      Object.entries(results).map(([name, { data, dims }]) => {
+        if (!(data instanceof Float32Array)) throw new BridgeError('INTERNAL', `output ${name} is not f32`);
+        return [name, f32Tensor(dims, data)];
+      }),
+    );
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#session.release();
+  }
+}

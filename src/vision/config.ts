@@ -1,0 +1,114 @@
+/**
+ * What a vision encoder's file does not say in its tensors: heads, activation, patch size, mean and deviation.
+ *
+ * ComfyUI takes these from a fixed configuration per family; small models carry them in `__metadata__.config`.
+ */
+import { z } from 'zod';
+import type { Activation } from '../onnx/index.js';
+
+export interface VisionConfig {
+  readonly hiddenSize: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly intermediateSize: number;
+  /** Side of the square picture that the encoder takes, in pixels. */
+  readonly imageSize: number;
+  readonly patchSize: number;
+  readonly activation: Activation;
+  readonly layerNormEps: number;
+  /** Per channel, RGB. */
+  readonly imageMean: readonly number[];
+  readonly imageStd: readonly number[];
+  /** Width of the image embeds; absent where the family has no projection. */
+  readonly projectionDim?: number;
+  /** Width of `mm_projected`; present for encoders with a LLaVA projector. */
+  readonly mmProjectorDim?: number;
+}
+
+export const CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073] as const;
+export const CLIP_STD = [0.26862954, 0.26130258, 0.27577711] as const;
+
+/** Names of activations in Hugging Face configurations. */
+const ACTIVATIONS = {
+  gelu: 'gelu',
+  quick_gelu: 'quick_gelu',
+  gelu_pytorch_tanh: 'gelu_tanh',
+  silu: 'silu',
+} as const satisfies Record<string, Activation>;
+
+const size = (high: number): z.ZodNumber => z.number().int().min(1).max(high);
+const channels = z.array(z.number()).length(3);
+
+/** The entry `config` of `__metadata__`; bounds keep hostile numbers from becoming hostile allocations. */
+const metadataConfigSchema = z.object({
+  model_type: z.enum(['clip_vision_model', 'siglip_vision_model', 'dinov2']),
+  hidden_size: size(16_384),
+  num_attention_heads: size(256),
+  num_hidden_layers: size(256),
+  intermediate_size: size(65_536),
+  image_size: size(4096),
+  patch_size: size(256),
+  hidden_act: z.enum(['gelu', 'quick_gelu', 'gelu_pytorch_tanh', 'silu']),
+  layer_norm_eps: z.number().min(0).max(1),
+  image_mean: channels,
+  image_std: channels,
+  projection_dim: size(65_536).optional(),
+  mm_projector_dim: size(65_536).optional(),
+});
+
+export type ModelType = z.output<typeof metadataConfigSchema>['model_type'];
+
+export interface MetadataConfig {
+  readonly modelType: ModelType;
+  readonly config: VisionConfig;
+}
+
+/**
+ * Reads the configuration that a small model carries.
+ *
+ * @returns the configuration, or why there is none that can be used.
+ */
+export function readMetadataConfig(
+  metadata: ReadonlyMap<string, string>,
+): MetadataConfig | { readonly problem: string } {
+  const text = metadata.get('config');
+  if (text === undefined) return { problem: 'it carries no configuration' };
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    return { problem: 'the entry "config" of its metadata is not JSON' };
+  }
+  const parsed = metadataConfigSchema.safeParse(json);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    return {
+      problem: `the entry "config" of its metadata is no vision configuration (${issue?.path.join('.') ?? ''}: ${issue?.message ?? ''})`,
+    };
+  }
+  const entry = parsed.data;
+  if (entry.hidden_size % entry.num_attention_heads !== 0) {
+    return { problem: `its hidden size ${entry.hidden_size} cannot be split into ${entry.num_attention_heads} heads` };
+  }
+  if (entry.image_size < entry.patch_size) return { problem: 'its patches are larger than its pictures' };
+  const config: VisionConfig = {
+    hiddenSize: entry.hidden_size,
+    layers: entry.num_hidden_layers,
+    heads: entry.num_attention_heads,
+    intermediateSize: entry.intermediate_size,
+    imageSize: entry.image_size,
+    patchSize: entry.patch_size,
+    activation: ACTIVATIONS[entry.hidden_act],
+    layerNormEps: entry.layer_norm_eps,
+    imageMean: entry.image_mean,
+    imageStd: entry.image_std,
+    ...(entry.projection_dim === undefined ? {} : { projectionDim: entry.projection_dim }),
+    ...(entry.mm_projector_dim === undefined ? {} : { mmProjectorDim: entry.mm_projector_dim }),
+  };
+  return { modelType: entry.model_type, config };
+}
+
+/** Patches of a picture; pixels left over at the right and the bottom are unused. */
+export function patchCount(config: VisionConfig): number {
+  return Math.floor(config.imageSize / config.patchSize) ** 2;
+}

@@ -1,0 +1,145 @@
+/**
+ * DINOv2 large and giant, at 518 pixels without interpolation of positions.
+ *
+ * Source: ComfyUI, comfy/image_encoders/dino2.py.
+ */
+import {
+  activation,
+  attention,
+  expandToBatch,
+  layerNorm,
+  linear,
+  type GraphBuilder,
+  type Value,
+} from '../../onnx/index.js';
+import type { Shape } from '../../tensor/tensor.js';
+import { patchCount, type VisionConfig } from '../config.js';
+import type { OutputName, Preset, VisionFamily, WeightValues } from './family.js';
+import { embedPatches } from './transformer.js';
+
+const LARGE_CONFIG: VisionConfig = {
+  hiddenSize: 1024,
+  layers: 24,
+  heads: 16,
+  intermediateSize: 4096,
+  imageSize: 518,
+  patchSize: 14,
+  activation: 'gelu',
+  layerNormEps: 1e-6,
+  imageMean: [0.485, 0.456, 0.406],
+  imageStd: [0.229, 0.224, 0.225],
+};
+
+const LARGE: Preset = { name: 'DINOv2 large', source: 'dino2_large.json', config: LARGE_CONFIG };
+const GIANT: Preset = {
+  name: 'DINOv2 giant',
+  source: 'dino2_giant.json',
+  config: { ...LARGE_CONFIG, hiddenSize: 1536, layers: 40, heads: 24, activation: 'silu' },
+};
+
+const PATCHES = 'embeddings.patch_embeddings.projection';
+const layerName = (index: number): string => `encoder.layer.${index}`;
+/** The silu gate is how the giant's MLP differs; no other configuration of the family has it. */
+const isGated = (config: VisionConfig): boolean => config.activation === 'silu';
+const tokensOf = (config: VisionConfig): number => patchCount(config) + 1;
+
+export const dinov2: VisionFamily = {
+  modelType: 'dinov2',
+  presets: [LARGE, GIANT],
+
+  choose(weights) {
+    if (weights.has(`${layerName(39)}.layer_scale2.lambda1`)) return GIANT;
+    return weights.has(`${layerName(23)}.layer_scale2.lambda1`) ? LARGE : undefined;
+  },
+
+  outputs: () => ['last_hidden_state', 'penultimate_hidden_states', 'image_embeds'],
+
+  needs(config) {
+    const { hiddenSize: d, patchSize: p, intermediateSize: m } = config;
+    const both = (name: string, weight: Shape): [string, Shape][] => [
+      [`${name}.weight`, weight],
+      [`${name}.bias`, weight.slice(0, 1)],
+    ];
+    const layers = Array.from({ length: config.layers }, (_none, i) => {
+      const layer = layerName(i);
+      return [
+        ...both(`${layer}.norm1`, [d]),
+        ...both(`${layer}.norm2`, [d]),
+        ...['query', 'key', 'value'].flatMap((name) => both(`${layer}.attention.attention.${name}`, [d, d])),
+        ...both(`${layer}.attention.output.dense`, [d, d]),
+        ...(isGated(config)
+          ? [...both(`${layer}.mlp.weights_in`, [2 * m, d]), ...both(`${layer}.mlp.weights_out`, [d, m])]
+          : [...both(`${layer}.mlp.fc1`, [m, d]), ...both(`${layer}.mlp.fc2`, [d, m])]),
+        [`${layer}.layer_scale1.lambda1`, [d]],
+        [`${layer}.layer_scale2.lambda1`, [d]],
+      ] as [string, Shape][];
+    }).flat();
+    const required = new Map<string, Shape>([
+      ['embeddings.cls_token', [1, 1, d]],
+      ['embeddings.position_embeddings', [1, tokensOf(config), d]],
+      ...both(PATCHES, [d, 3, p, p]),
+      ...both('layernorm', [d]),
+      ...layers,
+    ]);
+    return { required, optional: new Map() };
+  },
+
+  outputShape: (output, config) =>
+    output === 'image_embeds' ? [config.hiddenSize] : [tokensOf(config), config.hiddenSize],
+
+  keepsFullPrecision: () => false,
+
+  forward(g, pixels, weights, config) {
+    const { hiddenSize: d, layerNormEps: epsilon } = config;
+    const patches = embedPatches(
+      g,
+      pixels,
+      weights.value(`${PATCHES}.weight`),
+      weights.value(`${PATCHES}.bias`),
+      config,
+    );
+    const classToken = expandToBatch(g, weights.value('embeddings.cls_token'), pixels, 1, d);
+    const sequence = g.op('Concat', [classToken, patches], { axis: 1 });
+    let x = g.op('Add', [sequence, weights.value('embeddings.position_embeddings')]);
+    let penultimate = x;
+    for (let i = 0; i < config.layers; i += 1) {
+      penultimate = x;
+      x = addLayer(g, x, weights, config, layerName(i));
+    }
+    const last = layerNorm(g, x, weights.norm('layernorm'), epsilon);
+    const zero = g.constant({ dtype: 'I64', shape: [], data: BigInt64Array.of(0n) });
+    return new Map<OutputName, Value>([
+      ['last_hidden_state', last],
+      ['penultimate_hidden_states', penultimate],
+      ['image_embeds', g.op('Gather', [last, zero], { axis: 1 })],
+    ]);
+  },
+};
+
+function addLayer(g: GraphBuilder, x: Value, weights: WeightValues, config: VisionConfig, layer: string): Value {
+  const { hiddenSize: d, intermediateSize: m, heads, layerNormEps: epsilon } = config;
+  const tokens = tokensOf(config);
+  const square = { in: d, out: d };
+  const project = (input: Value, name: string, sizes = square): Value =>
+    linear(g, input, weights.linear(`${layer}.${name}`), tokens, sizes);
+  const scaled = (value: Value, name: string): Value => g.op('Mul', [value, weights.value(`${layer}.${name}.lambda1`)]);
+
+  const normed = layerNorm(g, x, weights.norm(`${layer}.norm1`), epsilon);
+  const q = project(normed, 'attention.attention.query');
+  const k = project(normed, 'attention.attention.key');
+  const v = project(normed, 'attention.attention.value');
+  const mixed = project(attention(g, q, k, v, heads), 'attention.output.dense');
+  const middle = g.op('Add', [x, scaled(mixed, 'layer_scale1')]);
+
+  const normedAgain = layerNorm(g, middle, weights.norm(`${layer}.norm2`), epsilon);
+  let narrow: Value;
+  if (isGated(config)) {
+    const both = project(normedAgain, 'mlp.weights_in', { in: d, out: 2 * m });
+    const gate = activation(g, g.slice(both, 2, 0, m), 'silu');
+    narrow = project(g.op('Mul', [gate, g.slice(both, 2, m, 2 * m)]), 'mlp.weights_out', { in: m, out: d });
+  } else {
+    const wide = project(normedAgain, 'mlp.fc1', { in: d, out: m });
+    narrow = project(activation(g, wide, config.activation), 'mlp.fc2', { in: m, out: d });
+  }
+  return g.op('Add', [middle, scaled(narrow, 'layer_scale2')]);
+}

@@ -1,0 +1,4 @@
+/** Where the entries of child processes are, in source and in the built package alike. */
+const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
+
+export const INFERENCE_PROCESS_ENTRY = new URL(`./inference-process.${extension}`, import.meta.url);
