@@ -9,7 +9,7 @@ import { ModelFormatError } from '../common/errors.js';
 import { isOnnxDType } from '../onnx/index.js';
 import type { ModelHeader } from '../formats/index.js';
 import { readMetadataConfig, type VisionConfig } from './config.js';
-import { FAMILIES, type OutputName, type VisionFamily } from './families/index.js';
+import { FAMILIES, type OutputName, type Preset, type VisionFamily } from './families/index.js';
 import { describeForeignModel } from './foreign.js';
 import { nameWeights, type Layout, type WeightRange, type Weights } from './weights.js';
 
@@ -86,6 +86,7 @@ export function resolveVisionModel(header: ModelHeader): ResolvedModel {
 interface Choice {
   readonly family: VisionFamily;
   readonly name: string;
+  readonly preset?: Preset;
   readonly config: VisionConfig;
   readonly configuredBy: VisionModel['configuredBy'];
 }
@@ -94,12 +95,13 @@ interface Refusal {
   readonly problem: string;
 }
 
-function chooseByKeys(weights: ReadonlyMap<string, WeightRange>): Choice | Refusal | undefined {
+/** ComfyUI's own choice; undefined where it loads nothing. */
+export function chooseByKeys(weights: ReadonlyMap<string, WeightRange>): Choice | Refusal | undefined {
   for (const family of FAMILIES) {
     const preset = family.choose(weights);
     if (preset === undefined) continue;
     if ('problem' in preset) return preset;
-    return { family, name: preset.name, config: preset.config, configuredBy: 'comfy-rule' };
+    return { family, name: preset.name, preset, config: preset.config, configuredBy: 'comfy-rule' };
   }
   return undefined;
 }
