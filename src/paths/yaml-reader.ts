@@ -1,0 +1,273 @@
+/**
+ * A YAML document as PyYAML's safe loader would build it, with the place of every value, or the problem that stops it.
+ *
+ * Structure and most syntax errors come from the `yaml` package; scalars, merge keys, aliases that share one mapping and
+ * the few texts that PyYAML refuses and other readers accept are handled here.
+ */
+import { Composer, isAlias, isMap, isScalar, isSeq, LineCounter, Parser, type Document, type ParsedNode } from 'yaml';
+import {
+  keyIdentity,
+  resolvePlain,
+  type Position,
+  type YamlMap,
+  type YamlScalar,
+  type YamlValue,
+} from './yaml-values.js';
+
+export interface YamlProblem {
+  readonly message: string;
+  readonly at?: Position;
+}
+
+export type YamlResult = { readonly value: YamlValue } | { readonly problem: YamlProblem };
+
+/** No configuration that people write is near this; a larger file is something else. */
+export const MAX_YAML_BYTES = 1_000_000;
+/** Aliases can make a small text expand without end; values are shared, but a walk over them is not. */
+const MAX_NODES = 100_000;
+
+/** Characters that PyYAML's reader refuses: "special characters are not allowed". */
+const UNPRINTABLE = /[^\t\n\r\x20-\x7E\u0085\u00A0-\uD7FF\uE000-\uFFFD\u{10000}-\u{10FFFF}]/u;
+
+class Refusal extends Error {
+  readonly at: Position;
+  constructor(message: string, at: Position) {
+    super(message);
+    this.at = at;
+  }
+}
+
+/** Reads the bytes of a configuration file. */
+export function readYaml(bytes: Uint8Array): YamlResult {
+  let text: string;
+  try {
+    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes);
+  } catch {
+    return { problem: { message: 'the file is not UTF-8; save it as UTF-8 (in Notepad: "Save as", Encoding)' } };
+  }
+  const hadMark = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
+  // Python opens the file with universal newlines.
+  return readText(text.replaceAll(/\r\n?/g, '\n'), hadMark);
+}
+
+function readText(text: string, hadMark: boolean): YamlResult {
+  const places = new Places(text, hadMark);
+  const odd = UNPRINTABLE.exec(text);
+  if (odd !== null) {
+    return {
+      problem: {
+        message: `the character U+${(odd[0].codePointAt(0) ?? 0).toString(16).padStart(4, '0')} is not allowed in YAML`,
+      },
+    };
+  }
+  const tab = findRefusedTab(text);
+  if (tab !== undefined) {
+    return { problem: { message: 'a tab stands where YAML allows blanks only', at: places.marked(tab) } };
+  }
+  const counter = new LineCounter();
+  const composer = new Composer({
+    schema: 'failsafe',
+    version: '1.1',
+    uniqueKeys: false,
+    strict: true,
+    lineCounter: counter,
+  });
+  const documents = [...composer.compose(new Parser(counter.addNewLine).parse(text))];
+  const [document, second] = documents;
+  const problem = document === undefined ? undefined : firstError(document, text);
+  if (problem !== undefined) return { problem: { message: problem.message, at: places.marked(problem.offset) } };
+  if (second !== undefined) {
+    return {
+      problem: {
+        message: 'a second document begins here; ComfyUI reads one',
+        at: places.marked(documentStart(text, second)),
+      },
+    };
+  }
+  try {
+    return { value: new Constructor(places).build(document?.contents ?? undefined) };
+  } catch (refusal) {
+    if (refusal instanceof Refusal) return { problem: { message: refusal.message, at: refusal.at } };
+    throw refusal;
+  }
+}
+
+/** Offsets to lines and columns, in characters rather than UTF-16 units. */
+class Places {
+  readonly #text: string;
+  readonly #markLength: number;
+
+  constructor(text: string, hadMark: boolean) {
+    this.#text = text;
+    this.#markLength = hadMark ? 1 : 0;
+  }
+
+  at(offset: number): Position {
+    const before = this.#text.slice(0, offset);
+    const lineStart = before.lastIndexOf('\n') + 1;
+    return { line: before.split('\n').length, column: Array.from(before.slice(lineStart)).length + 1 };
+  }
+
+  /** Where a value begins, its tag and anchor included. */
+  withProperties(offset: number): Position {
+    const properties = /(?:[!&]\S*[ \t]+)+$/.exec(this.#text.slice(0, offset));
+    return this.at(properties?.index ?? offset);
+  }
+
+  /** PyYAML's own marks count a byte order mark as a character of the first line. */
+  marked(offset: number): Position {
+    const { line, column } = this.at(offset);
+    return { line, column: line === 1 ? column + this.#markLength : column };
+  }
+}
+
+/** PyYAML refuses a tab in indentation, and between an indicator and a plain value. */
+function findRefusedTab(text: string): number | undefined {
+  const lines = text.split('\n');
+  let offset = 0;
+  let blockIndent: number | undefined;
+  for (const line of lines) {
+    const indent = line.length - line.trimStart().length;
+    const content = line.trim();
+    if (blockIndent !== undefined && (content === '' || indent > blockIndent)) {
+      offset += line.length + 1;
+      continue;
+    }
+    blockIndent = /[:-]\s+[|>][-+0-9]*(\s+#.*)?$|^[|>]/.test(line) ? indent : undefined;
+    const lead = /^ *\t[ \t]*(?=\S)/.exec(line);
+    if (lead !== null && !content.startsWith('#')) return offset + line.indexOf('\t');
+    const afterIndicator = /^[^"'#]*?[:-][ ]*\t[ \t]*(?=[^\s#|>"'[{&*!])/.exec(line);
+    if (afterIndicator !== null) return offset + afterIndicator[0].indexOf('\t');
+    offset += line.length + 1;
+  }
+  return undefined;
+}
+
+/** The error that PyYAML would stop at, and where. */
+function firstError(document: Document.Parsed, text: string): { message: string; offset: number } | undefined {
+  const [first] = document.errors;
+  if (first === undefined) return undefined;
+  // An unfinished quotation is noticed at the end of the text, whatever else was misread because of it.
+  const unclosed = document.errors.find(({ message }) => message.startsWith('Missing closing'));
+  if (unclosed !== undefined) return { message: 'a quotation is not closed', offset: text.length };
+  const offset = first.pos[0];
+  if (first.code === 'BAD_DQ_ESCAPE') {
+    const message = 'a backslash in double quotes begins an escape; put Windows paths in single quotes, or in none';
+    return { message, offset: offset + (/[xuU]/.test(text[offset + 1] ?? '') ? 2 : 1) };
+  }
+  if (first.code === 'BLOCK_AS_IMPLICIT_KEY') {
+    const colon = text.slice(offset).search(/:(\s|$)/);
+    const message =
+      'a second "key: value" where a value is going on; check the indentation, or put the value in quotes';
+    return { message, offset: offset + Math.max(0, colon) };
+  }
+  return { message: clean(first.message), offset };
+}
+
+function documentStart(text: string, second: Document.Parsed): number {
+  const contentStart = second.contents?.range[0] ?? text.length;
+  return Math.max(text.lastIndexOf('\n---', contentStart) + 1, 0);
+}
+
+function clean(message: string): string {
+  return (message.split(/ at line \d+/)[0] ?? message).replace(/:$/, '');
+}
+
+/** Builds values node by node; a node is built once, so that aliases share its value. */
+class Constructor {
+  readonly #places: Places;
+  readonly #built = new Map<ParsedNode, YamlValue>();
+  readonly #anchors = new Map<string, ParsedNode>();
+
+  constructor(places: Places) {
+    this.#places = places;
+  }
+
+  build(node: ParsedNode | undefined): YamlValue {
+    if (node === undefined) return { type: 'NoneType', text: '', at: { line: 1, column: 1 } };
+    const at = this.#places.withProperties(node.range[0]);
+    if (isAlias(node)) {
+      const target = this.#anchors.get(node.source);
+      const value = target === undefined ? undefined : this.#built.get(target);
+      if (value === undefined) throw new Refusal(`the alias *${node.source} has no anchor before it`, at);
+      return value;
+    }
+    if (this.#built.size > MAX_NODES) throw new Refusal(`the file has more than ${MAX_NODES} values`, at);
+    if (node.anchor !== undefined) this.#anchors.set(node.anchor, node);
+    if (isScalar(node)) {
+      const scalar = this.#scalar(String(node.value), node.type === 'PLAIN', node.tag, at);
+      this.#built.set(node, scalar);
+      return scalar;
+    }
+    this.#checkCollectionTag(node.tag, at);
+    if (isSeq(node)) {
+      const list = { type: 'list' as const, items: [] as YamlValue[], at };
+      this.#built.set(node, list);
+      for (const item of node.items) list.items.push(this.build(item));
+      return list;
+    }
+    const map: YamlMap = { type: 'dict', entries: new Map(), at };
+    this.#built.set(node, map);
+    this.#fill(map, node);
+    return map;
+  }
+
+  #scalar(text: string, isPlain: boolean, tag: string | undefined, at: Position): YamlScalar {
+    const name = standardTag(tag);
+    if (name === undefined || name === 'str') {
+      if (isPlain && name === undefined && text === '=')
+        throw new Refusal('"=" alone has no meaning here; quote it', at);
+      return isPlain && name === undefined ? resolvePlain(text, at) : { type: 'str', text, at };
+    }
+    if (name === 'binary') return { type: 'bytes', text, at };
+    const resolved = resolvePlain(text, at);
+    if (['null', 'bool', 'int', 'float', 'timestamp'].includes(name))
+      return resolved.type === 'str' ? { ...resolved, type: 'NoneType' } : resolved;
+    throw new Refusal(`the tag ${tag ?? ''} is not allowed: a configuration holds text only`, at);
+  }
+
+  #checkCollectionTag(tag: string | undefined, at: Position): void {
+    const name = standardTag(tag);
+    if (name !== undefined && !['map', 'seq'].includes(name)) {
+      throw new Refusal(`the tag ${tag ?? ''} is not allowed: a configuration holds text only`, at);
+    }
+  }
+
+  #fill(map: YamlMap, node: ParsedNode): void {
+    if (!isMap(node)) return;
+    const own: [YamlScalar, YamlValue][] = [];
+    const merged: [YamlScalar, YamlValue][] = [];
+    for (const { key, value } of node.items) {
+      const keyValue = this.build(key);
+      const valueAt = value === null ? this.#places.at(key.range[2]) : undefined;
+      const built: YamlValue =
+        value === null ? { type: 'NoneType', text: '', at: valueAt ?? keyValue.at } : this.build(value);
+      if (keyValue.type === 'list' || keyValue.type === 'dict')
+        throw new Refusal('a list or mapping cannot be a key', keyValue.at);
+      const isMerge = keyValue.type === 'str' && keyValue.text === '<<' && isScalar(key) && key.type === 'PLAIN';
+      if (isMerge) merged.push(...mergeEntries(built));
+      else own.push([keyValue, built]);
+    }
+    // Merged keys come first, local keys win.
+    for (const [key, value] of [...merged, ...own]) {
+      const id = keyIdentity(key);
+      map.entries.set(id, { key: map.entries.get(id)?.key ?? key, value });
+    }
+  }
+}
+
+function mergeEntries(value: YamlValue): [YamlScalar, YamlValue][] {
+  const sources = value.type === 'list' ? value.items.toReversed() : [value];
+  return sources.flatMap((source) => {
+    if (source.type !== 'dict') throw new Refusal('"<<" merges mappings only', source.at);
+    return [...source.entries.values()].map(({ key, value: entry }): [YamlScalar, YamlValue] => [key, entry]);
+  });
+}
+
+/** Name of a tag of YAML's own, `?` for any other; undefined without one. */
+function standardTag(tag: string | undefined): string | undefined {
+  if (tag === undefined || tag === '!') return undefined;
+  const standard = 'tag:yaml.org,2002:';
+  const name = tag.startsWith('!!') ? tag.slice(2) : tag.startsWith(standard) ? tag.slice(standard.length) : undefined;
+  return name !== undefined && /^[a-z]+$/.test(name) ? name : '?';
+}
