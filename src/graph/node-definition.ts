@@ -5,12 +5,7 @@
  * travel along links: IMAGE is an f32 tensor `[B, H, W, C]` in 0..1, MASK f32 `[B, H, W]`, INT a number or, beyond
  * 2^53, a bigint; other types are opaque here.
  */
-
-/** Values that JSON can hold, with integers beyond 2^53 as bigint. */
-export type JsonValue = null | boolean | number | bigint | string | readonly JsonValue[] | JsonObject;
-export interface JsonObject {
-  readonly [key: string]: JsonValue;
-}
+import type { Jsonable, JsonableObject, JsonObject } from '../protocol/json.js';
 
 export interface InputDefinition {
   readonly name: string;
@@ -20,7 +15,7 @@ export interface InputDefinition {
   /** Choices of a COMBO, asked afresh for each object_info and each validation. */
   readonly choices?: () => readonly string[] | Promise<readonly string[]>;
   /** Option object as object_info shows it (`default`, `min`, `max`, `tooltip`, `lazy`, `forceInput` …). */
-  readonly options?: JsonObject;
+  readonly options?: JsonableObject;
 }
 
 export type HiddenKind = 'PROMPT' | 'EXTRA_PNGINFO' | 'UNIQUE_ID' | 'DYNPROMPT';
@@ -47,6 +42,10 @@ export interface NodeContext {
   /** The prompt as ComfyUI hands it to nodes with the hidden input PROMPT. */
   readonly prompt: JsonObject;
   readonly extraPngInfo: JsonObject | undefined;
+  /** Prefix that makes ids of an expanded subgraph unique: `<node id>.<call index>.0.`. */
+  readonly expansionPrefix: string;
+  /** Kept per node id and class over consecutive prompts, as ComfyUI keeps node instances. */
+  readonly state: Map<string, unknown>;
   /** Fires on interrupt; a node that waits passes it on. */
   readonly signal: AbortSignal;
   /** Progress and an optional preview; throws when the prompt was interrupted, as ComfyUI's does. */
@@ -65,8 +64,8 @@ export interface NodeResult {
   /** One value per output; a list for outputs with `isList`; a blocker in place of any value. */
   readonly outputs?: readonly unknown[];
   /** What `executed` and the history show: every value a list. */
-  readonly ui?: Readonly<Record<string, readonly JsonValue[]>>;
-  /** A subgraph to run in this node's place; links in `outputs` name its nodes as `[id, slot]`. */
+  readonly ui?: Readonly<Record<string, readonly Jsonable[]>>;
+  /** A subgraph to run in this node's place, built with `context.graph`; links in `outputs` are `[id, slot]`. */
   readonly expand?: JsonObject;
 }
 
@@ -93,6 +92,8 @@ export interface NodeDefinition {
   readonly hidden?: Readonly<Record<string, HiddenKind>>;
   readonly outputs: readonly OutputDefinition[];
   readonly isOutputNode?: boolean;
+  /** Runs beside other nodes: while it waits, nodes that do not need it go on. */
+  readonly isAsync?: boolean;
   /** Called once with every input as a list, instead of once per element. */
   readonly takesLists?: boolean;
   /** Declared not idempotent: the node id is part of the cache key. */

@@ -1,0 +1,111 @@
+/**
+ * Calling a node: gathering inputs, mapping over lists, passing blockers on, joining results.
+ *
+ * Internally every value is a list. A normal node is called once per index up to the longest input, shorter lists
+ * repeating their last value; a node that takes lists is called once.
+ */
+import type { Jsonable } from '../protocol/json.js';
+import { asLink } from '../protocol/prompt.js';
+import type { CachedResult } from './result-cache.js';
+import type { ExecutionBlocker, NodeContext, NodeDefinition, NodeInputs, NodeResult } from './node-definition.js';
+import type { RunningNode } from './running-prompt.js';
+
+/** Input name to list of values; names whose source has no result yet are listed apart. */
+export interface GatheredInputs {
+  readonly values: Readonly<Record<string, readonly unknown[]>>;
+  readonly missing: ReadonlySet<string>;
+}
+
+export function gatherInputs(node: RunningNode, resultOf: (id: string) => CachedResult | undefined): GatheredInputs {
+  const values: Record<string, readonly unknown[]> = {};
+  const missing = new Set<string>();
+  for (const { name } of node.definition.inputs) {
+    const value = node.inputs.get(name);
+    if (value === undefined) continue;
+    const link = asLink(value);
+    if (link === undefined) {
+      values[name] = [value];
+      continue;
+    }
+    const source = resultOf(link[0]);
+    const slot = link[1] < 0 ? link[1] + (source?.outputs.length ?? 0) : link[1];
+    const output = source?.outputs[slot];
+    if (output === undefined) missing.add(name);
+    else values[name] = output;
+  }
+  return { values, missing };
+}
+
+/** An index error as Python words it, for clients that match on it. */
+export class PythonError extends Error {
+  readonly pythonType: string;
+  constructor(pythonType: string, message: string) {
+    super(message);
+    this.pythonType = pythonType;
+  }
+}
+
+export function isBlocker(value: unknown): value is ExecutionBlocker {
+  return typeof value === 'object' && value !== null && 'kind' in value && value.kind === 'execution-blocker';
+}
+
+/** Inputs of every call. */
+export function callInputs(definition: NodeDefinition, values: GatheredInputs['values']): NodeInputs[] {
+  if (definition.takesLists === true) return [values];
+  const lengths = Object.values(values).map((list) => list.length);
+  const longest = Math.max(0, ...lengths);
+  if (longest === 0) return [{}];
+  if (lengths.includes(0)) throw new PythonError('IndexError', 'list index out of range');
+  return Array.from({ length: longest }, (_none, index) =>
+    Object.fromEntries(Object.entries(values).map(([name, list]) => [name, list[Math.min(index, list.length - 1)]])),
+  );
+}
+
+export interface CallOptions {
+  readonly context: (callIndex: number) => NodeContext;
+  /** A blocked call: told once, and passed on without its message. */
+  readonly onBlocked: (message: string) => void;
+  readonly beforeCall: () => void;
+}
+
+/** Results of all calls of a node. */
+export async function callNode(
+  definition: NodeDefinition,
+  inputs: readonly NodeInputs[],
+  options: CallOptions,
+): Promise<NodeResult[]> {
+  const results: NodeResult[] = [];
+  for (const [index, values] of inputs.entries()) {
+    options.beforeCall();
+    const blocker = Object.values(values).find(
+      (value) => isBlocker(value) || (Array.isArray(value) && value.some(isBlocker)),
+    );
+    if (blocker !== undefined) {
+      const found = isBlocker(blocker) ? blocker : (blocker as readonly unknown[]).find(isBlocker);
+      if (found?.message !== undefined) options.onBlocked(found.message);
+      results.push({ outputs: definition.outputs.map((): ExecutionBlocker => ({ kind: 'execution-blocker' })) });
+    } else {
+      results.push(await definition.execute(values, options.context(index)));
+    }
+  }
+  return results;
+}
+
+/** One list per output: values of the calls in order, list outputs joined. */
+export function joinOutputs(definition: NodeDefinition, results: readonly NodeResult[]): unknown[][] {
+  return definition.outputs.map(({ isList }, slot) =>
+    results.flatMap((result) => {
+      const value = result.outputs?.[slot];
+      if (isList === true && Array.isArray(value)) return value as unknown[];
+      return [value];
+    }),
+  );
+}
+
+/** Ui outputs of the calls, joined per key; keys are the first call's. */
+export function joinUi(results: readonly NodeResult[]): Readonly<Record<string, readonly Jsonable[]>> | undefined {
+  const parts = results.flatMap(({ ui }) => (ui === undefined ? [] : [ui]));
+  const [first] = parts;
+  if (first === undefined) return undefined;
+  return Object.fromEntries(Object.keys(first).map((key) => [key, parts.flatMap((part) => part[key] ?? [])]));
+}

@@ -1,0 +1,400 @@
+/**
+ * Validation of a prompt, with ComfyUI's own error objects.
+ *
+ * Nodes are validated once each, depth first from every selected output, along their declared inputs. The walk keeps its
+ * own stack, so that the depth of a prompt is bounded by memory only. Literal values are converted on the way; the
+ * prompt that comes out holds the converted ones.
+ *
+ * Intended difference: a cycle is reported as `dependency_cycle`, where ComfyUI 0.3.64 answers without any error.
+ */
+import { messageOf } from '../common/errors.js';
+import { isJsonObject, type JsonObject, type Jsonable, type JsonValue } from '../protocol/json.js';
+import type { NodeErrors, Prompt, ValidationError } from '../protocol/prompt.js';
+import { convertLiteral } from './convert.js';
+import type { InputDefinition, NodeDefinition } from './node-definition.js';
+import { inputConfig } from './object-info.js';
+import { pythonFloat, pythonRepr, pythonStr } from './python-text.js';
+import { socketTypeOf, typesMatch, type SocketType } from './type-matching.js';
+
+export type NodeTable = ReadonlyMap<string, NodeDefinition>;
+
+export type ValidationResult =
+  | { readonly error: ValidationError; readonly nodeErrors: ReadonlyMap<string, NodeErrors> }
+  | {
+      readonly prompt: Prompt;
+      readonly outputs: readonly string[];
+      readonly nodeErrors: ReadonlyMap<string, NodeErrors>;
+    };
+
+/** Longer lists of options are not written out. */
+const MAX_LISTED_OPTIONS = 20;
+
+/** @param targets Ids of the output nodes that shall run; undefined selects all. */
+export async function validatePrompt(
+  table: NodeTable,
+  prompt: Prompt,
+  targets: readonly string[] | undefined,
+): Promise<ValidationResult> {
+  const outputs: string[] = [];
+  for (const [id, node] of prompt) {
+    const classType = isJsonObject(node) ? node.get('class_type') : undefined;
+    const refuse = (message: string): ValidationResult => ({
+      error: wholePromptError('invalid_prompt', message, `Node ID '#${id}'`),
+      nodeErrors: new Map(),
+    });
+    if (classType === undefined) return refuse('Cannot execute because a node is missing the class_type property.');
+    const definition = typeof classType === 'string' ? table.get(classType) : undefined;
+    if (definition === undefined) return refuse(`Cannot execute because node ${pythonStr(classType)} does not exist.`);
+    if (definition.isOutputNode === true && (targets === undefined || targets.includes(id))) outputs.push(id);
+  }
+  if (outputs.length === 0)
+    return { error: wholePromptError('prompt_no_outputs', 'Prompt has no outputs', ''), nodeErrors: new Map() };
+  return new Validation(table, prompt).run(outputs);
+}
+
+export function wholePromptError(type: string, message: string, details: string): ValidationError {
+  return { type, message, details, extra_info: {} };
+}
+
+type Walk = Generator<string | Promise<unknown>, void, unknown>;
+
+/** What a node's validation came to; `thrown` where ComfyUI's own code would raise. */
+interface Outcome {
+  isValid: boolean;
+  readonly errors: ValidationError[];
+  thrown?: { readonly message: string; readonly type: string };
+}
+
+class Thrown extends Error {
+  readonly pythonType: string;
+  constructor(message: string, pythonType: string) {
+    super(message);
+    this.pythonType = pythonType;
+  }
+}
+
+class Validation {
+  readonly #table: NodeTable;
+  readonly #prompt: Prompt;
+  readonly #outcomes = new Map<string, Outcome>();
+  readonly #converted = new Map<string, Map<string, JsonValue>>();
+  readonly #dependents = new Map<string, string[]>();
+
+  constructor(table: NodeTable, prompt: Prompt) {
+    this.#table = table;
+    this.#prompt = prompt;
+  }
+
+  async run(outputs: readonly string[]): Promise<ValidationResult> {
+    const good: string[] = [];
+    const details: string[] = [];
+    for (const output of outputs) {
+      await this.#walk(output);
+      const outcome = this.#outcomes.get(output);
+      if (outcome?.thrown !== undefined && outcome.errors.length === 0) this.#fileThrown(outcome, outcome.thrown);
+      if (outcome?.isValid === true) {
+        good.push(output);
+        continue;
+      }
+      for (const { message, details: detail } of outcome?.errors ?? []) details.push(`${message}: ${detail}`);
+      for (const [id, { isValid, errors }] of this.#outcomes) {
+        if (isValid || errors.length === 0) continue;
+        const dependents = this.#dependents.get(id) ?? [];
+        dependents.push(output);
+        this.#dependents.set(id, dependents);
+      }
+    }
+    const nodeErrors = new Map<string, NodeErrors>();
+    for (const [id, dependents] of this.#dependents) {
+      nodeErrors.set(id, {
+        errors: this.#outcomes.get(id)?.errors ?? [],
+        dependent_outputs: dependents,
+        class_type: this.#definition(id).classType,
+      });
+    }
+    if (good.length === 0) {
+      return {
+        error: wholePromptError(
+          'prompt_outputs_failed_validation',
+          'Prompt outputs failed validation',
+          details.join('\n'),
+        ),
+        nodeErrors,
+      };
+    }
+    return { prompt: this.#convertedPrompt(), outputs: good, nodeErrors };
+  }
+
+  #convertedPrompt(): Prompt {
+    const prompt = new Map(this.#prompt);
+    for (const [id, changes] of this.#converted) {
+      const node = prompt.get(id);
+      if (!isJsonObject(node)) continue;
+      const inputs = node.get('inputs');
+      prompt.set(id, new Map(node).set('inputs', new Map([...(isJsonObject(inputs) ? inputs : []), ...changes])));
+    }
+    return prompt;
+  }
+
+  #definition(id: string): NodeDefinition {
+    const node = this.#prompt.get(id);
+    const classType = isJsonObject(node) ? node.get('class_type') : undefined;
+    const definition = typeof classType === 'string' ? this.#table.get(classType) : undefined;
+    if (definition === undefined) throw new Thrown(pythonRepr(id), 'KeyError');
+    return definition;
+  }
+
+  /** Depth first with a stack of its own: a node's walk yields the ids it needs, and promises it waits for. */
+  async #walk(root: string): Promise<void> {
+    const stack: { readonly id: string; readonly steps: Walk }[] = [];
+    const open = new Set<string>();
+    const push = (id: string): void => {
+      this.#outcomes.set(id, { isValid: true, errors: [] });
+      open.add(id);
+      stack.push({ id, steps: this.#validateNode(id) });
+    };
+    if (!this.#outcomes.has(root)) push(root);
+    let answer: unknown;
+    for (let top = stack.at(-1); top !== undefined; top = stack.at(-1)) {
+      const step = top.steps.next(answer);
+      answer = undefined;
+      if (step.done === true) {
+        open.delete(top.id);
+        stack.pop();
+      } else if (typeof step.value !== 'string') {
+        answer = await step.value;
+      } else if (open.has(step.value)) {
+        this.#fileCycle(
+          stack.map(({ id }) => id),
+          step.value,
+        );
+      } else if (!this.#outcomes.has(step.value)) {
+        push(step.value);
+      }
+    }
+  }
+
+  *#validateNode(id: string): Walk {
+    const outcome = this.#outcomes.get(id);
+    if (outcome === undefined) return;
+    try {
+      const definition = this.#definition(id);
+      const node = this.#prompt.get(id);
+      const inputs = isJsonObject(node) ? node.get('inputs') : undefined;
+      if (!isJsonObject(inputs)) throw new Thrown("'inputs'", 'KeyError');
+      for (const input of definition.inputs) yield* this.#validateInput(id, definition, input, inputs, outcome);
+      if (outcome.errors.length === 0 || definition.validator !== undefined)
+        yield* this.#runValidator(definition, inputs, outcome, id);
+    } catch (error) {
+      outcome.isValid = false;
+      outcome.errors.length = 0;
+      outcome.thrown = {
+        message: messageOf(error),
+        type: error instanceof Thrown ? error.pythonType : pythonTypeOf(error),
+      };
+    }
+    if (outcome.errors.length > 0) outcome.isValid = false;
+  }
+
+  *#validateInput(
+    id: string,
+    definition: NodeDefinition,
+    input: InputDefinition,
+    inputs: JsonObject,
+    outcome: Outcome,
+  ): Walk {
+    const value = inputs.get(input.name);
+    if (value === undefined) {
+      if (input.optional !== true) {
+        outcome.errors.push({
+          type: 'required_input_missing',
+          message: 'Required input is missing',
+          details: input.name,
+          extra_info: { input_name: input.name },
+        });
+      }
+      return;
+    }
+    const config = (yield inputConfig(input, definition.api)) as readonly Jsonable[];
+    if (Array.isArray(value))
+      yield* this.#validateLink(definition, input, config, value as readonly JsonValue[], outcome);
+    else yield* this.#validateLiteral(id, definition, input, config, value, outcome);
+  }
+
+  *#validateLink(
+    definition: NodeDefinition,
+    input: InputDefinition,
+    config: readonly Jsonable[],
+    link: readonly JsonValue[],
+    outcome: Outcome,
+  ): Walk {
+    const info = { input_name: input.name, input_config: shownConfig(config) };
+    if (link.length !== 2) {
+      outcome.errors.push({
+        type: 'bad_linked_input',
+        message: 'Bad linked input, must be a length-2 list of [node_id, slot_index]',
+        details: input.name,
+        extra_info: { ...info, received_value: link },
+      });
+      return;
+    }
+    const [source, slot] = link;
+    if (typeof source !== 'string') throw new Thrown(pythonRepr(source ?? null), 'KeyError');
+    const outputs = this.#definition(source).outputs;
+    const received = outputs[slotIndex(slot, outputs.length)]?.type ?? '*';
+    const wanted = (yield socketTypeOf(input, definition.api)) as SocketType;
+    if (definition.validator?.takesInputTypes !== true && !typesMatch(received, wanted)) {
+      outcome.errors.push({
+        type: 'return_type_mismatch',
+        message: 'Return type mismatch between linked nodes',
+        details: `${input.name}, received_type(${received}) mismatch input_type(${typeof wanted === 'string' ? wanted : pythonRepr([...wanted])})`,
+        extra_info: { ...info, received_type: received, linked_node: link },
+      });
+      return;
+    }
+    yield source;
+    const upstream = this.#outcomes.get(source);
+    if (upstream === undefined || upstream.isValid) return;
+    outcome.isValid = false;
+    const { thrown } = upstream;
+    if (thrown === undefined || upstream.errors.length > 0) return;
+    upstream.errors.push({
+      type: 'exception_during_inner_validation',
+      message: 'Exception when validating inner node',
+      details: thrown.message,
+      extra_info: {
+        ...info,
+        exception_message: thrown.message,
+        exception_type: thrown.type,
+        traceback: [],
+        linked_node: link,
+      },
+    });
+  }
+
+  *#validateLiteral(
+    id: string,
+    definition: NodeDefinition,
+    input: InputDefinition,
+    config: readonly Jsonable[],
+    received: JsonValue,
+    outcome: Outcome,
+  ): Walk {
+    const wrapped = isJsonObject(received) ? received.get('__value__') : undefined;
+    const literal = wrapped ?? received;
+    const info = { input_name: input.name, input_config: shownConfig(config) };
+    const converted = convertLiteral(input.type, literal);
+    if ('reason' in converted) {
+      outcome.errors.push({
+        type: 'invalid_input_type',
+        message: `Failed to convert an input value to a ${input.type} value`,
+        details: `${input.name}, ${pythonStr(literal)}, ${converted.reason}`,
+        extra_info: { ...info, received_value: literal, exception_message: converted.reason },
+      });
+      return;
+    }
+    const { value } = converted;
+    this.#storeConverted(id, input.name, value);
+    if (definition.validator?.names.includes(input.name) === true) return;
+    const bound = boundProblem(input, value);
+    if (bound !== undefined) {
+      outcome.errors.push({ ...bound, details: input.name, extra_info: { ...info, received_value: value } });
+      return;
+    }
+    if (input.type !== 'COMBO' || definition.api === 'v3' || input.choices === undefined) return;
+    const choices = (yield Promise.resolve(input.choices())) as readonly string[];
+    if (typeof value === 'string' && choices.includes(value)) return;
+    const isLong = choices.length > MAX_LISTED_OPTIONS;
+    const listed = isLong ? `(list of length ${choices.length})` : pythonRepr([...choices]);
+    outcome.errors.push({
+      type: 'value_not_in_list',
+      message: 'Value not in list',
+      details: `${input.name}: '${pythonStr(value)}' not in ${listed}`,
+      extra_info: { input_name: input.name, input_config: isLong ? null : shownConfig(config), received_value: value },
+    });
+  }
+
+  *#runValidator(definition: NodeDefinition, inputs: JsonObject, outcome: Outcome, id: string): Walk {
+    const { validator } = definition;
+    if (validator === undefined) return;
+    const literals: Record<string, unknown> = {};
+    for (const input of definition.inputs) {
+      const value = this.#converted.get(id)?.get(input.name) ?? inputs.get(input.name);
+      if (value !== undefined) literals[input.name] = Array.isArray(value) ? null : value;
+    }
+    const result = yield Promise.resolve(validator.check(literals));
+    if (result === true) return;
+    for (const name of validator.names.filter((candidate) => inputs.has(candidate))) {
+      outcome.errors.push({
+        type: 'custom_validation_failed',
+        message: 'Custom validation failed for node',
+        details: typeof result === 'string' ? `${name} - ${result}` : name,
+        extra_info: { input_name: name },
+      });
+    }
+  }
+
+  #storeConverted(id: string, name: string, value: JsonValue): void {
+    const changes = this.#converted.get(id) ?? new Map<string, JsonValue>();
+    this.#converted.set(id, changes.set(name, value));
+  }
+
+  #fileThrown(outcome: Outcome, { message, type }: { message: string; type: string }): void {
+    outcome.errors.push({
+      type: 'exception_during_validation',
+      message: 'Exception when validating node',
+      details: message,
+      extra_info: { exception_type: type, traceback: [] },
+    });
+  }
+
+  #fileCycle(path: readonly string[], repeated: string): void {
+    const cycle = path.slice(path.indexOf(repeated));
+    const named = [...cycle, repeated].map((id) => `${id} (${this.#definition(id).classType})`).join(' -> ');
+    for (const id of cycle) {
+      const outcome = this.#outcomes.get(id);
+      if (outcome === undefined || outcome.errors.some(({ type }) => type === 'dependency_cycle')) continue;
+      outcome.isValid = false;
+      outcome.errors.push({
+        type: 'dependency_cycle',
+        message: 'Dependency cycle detected',
+        details: named,
+        extra_info: { node_id: id, cycle_nodes: cycle },
+      });
+    }
+  }
+}
+
+/** Negative slots count from the end, as Python's do. */
+function slotIndex(slot: JsonValue | undefined, count: number): number {
+  if (typeof slot !== 'number' || !Number.isInteger(slot))
+    throw new Thrown('tuple indices must be integers or slices, not str', 'TypeError');
+  const index = slot < 0 ? slot + count : slot;
+  if (index < 0 || index >= count) throw new Thrown('tuple index out of range', 'IndexError');
+  return index;
+}
+
+function shownConfig(config: readonly Jsonable[]): readonly Jsonable[] {
+  return config.length > 1 ? config : [...config, {}];
+}
+
+function boundProblem(input: InputDefinition, value: JsonValue): { type: string; message: string } | undefined {
+  if (typeof value !== 'number' && typeof value !== 'bigint') return undefined;
+  const { min, max } = input.options ?? {};
+  const text = (limit: number | bigint): string =>
+    input.type === 'FLOAT' ? pythonFloat(Number(limit)) : String(limit);
+  if ((typeof min === 'number' || typeof min === 'bigint') && value < min) {
+    return { type: 'value_smaller_than_min', message: `Value ${text(value)} smaller than min of ${text(min)}` };
+  }
+  if ((typeof max === 'number' || typeof max === 'bigint') && value > max) {
+    return { type: 'value_bigger_than_max', message: `Value ${text(value)} bigger than max of ${text(max)}` };
+  }
+  return undefined;
+}
+
+/** The name under which clients know an error of a node: its Python name where it has one. */
+export function pythonTypeOf(error: unknown): string {
+  if (error instanceof Error && 'pythonType' in error && typeof error.pythonType === 'string') return error.pythonType;
+  if (error instanceof Error && 'code' in error && typeof error.code === 'string') return error.code;
+  return error instanceof Error ? error.name : 'Exception';
+}

@@ -1,0 +1,63 @@
+/** Shapes of ComfyUI's prompt protocol: prompts, queue, history, events. */
+import type { JsonObject, Jsonable, JsonValue } from './json.js';
+
+/** `{ [nodeId]: { class_type, inputs } }` in the order in which it was written. */
+export type Prompt = JsonObject;
+
+/** `[number, prompt_id, prompt, extra_data, outputs_to_execute]` */
+export interface QueueItem {
+  readonly number: number;
+  readonly promptId: string;
+  readonly prompt: Prompt;
+  readonly extraData: JsonObject;
+  readonly outputs: readonly string[];
+  readonly clientId: string | undefined;
+}
+
+export interface ValidationError {
+  readonly type: string;
+  readonly message: string;
+  readonly details: string;
+  readonly extra_info: Readonly<Record<string, Jsonable>>;
+}
+
+export interface NodeErrors {
+  readonly errors: readonly ValidationError[];
+  readonly dependent_outputs: readonly string[];
+  readonly class_type: string;
+}
+
+/** `[event name, data]` with its timestamp, as history keeps it. */
+export type StatusMessage = readonly [string, Readonly<Record<string, Jsonable>>];
+
+export interface HistoryEntry {
+  readonly item: QueueItem;
+  readonly outputs: ReadonlyMap<string, Jsonable>;
+  readonly meta: ReadonlyMap<string, Jsonable>;
+  readonly status: {
+    readonly status_str: 'success' | 'error';
+    readonly completed: boolean;
+    readonly messages: readonly StatusMessage[];
+  };
+}
+
+/** The five-element array that `/queue` and `/history` show. Secrets never get this far. */
+export function queueItemJson({ number, promptId, prompt, extraData, outputs }: QueueItem): Jsonable {
+  return [number, promptId, prompt, extraData, outputs];
+}
+
+export function historyEntryJson({ item, outputs, meta, status }: HistoryEntry): Jsonable {
+  return {
+    prompt: queueItemJson(item),
+    outputs,
+    status: { ...status, messages: status.messages.map((entry) => [...entry]) },
+    meta,
+  };
+}
+
+/** A link `[node id, slot]`: a list of exactly two, a text and a number. */
+export function asLink(value: JsonValue | undefined): readonly [string, number] | undefined {
+  if (!Array.isArray(value) || value.length !== 2) return undefined;
+  const [id, slot] = value as readonly JsonValue[];
+  return typeof id === 'string' && typeof slot === 'number' ? [id, slot] : undefined;
+}
