@@ -18,6 +18,8 @@ export const ERROR_CODES = {
   TENSOR_MISSING: 'The file lacks a tensor that the model needs.',
   TENSOR_INVALID: 'A tensor has another shape or dtype than the model needs.',
   // paths
+  COMFYUI_NOT_FOUND: 'No ComfyUI installation was found, or the folder named is none.',
+  PATHS_CONFIG_INVALID: 'A configuration of model paths holds errors; ComfyUI would not start with it.',
   FOLDER_UNKNOWN: 'No model folder of this name is configured.',
   MODEL_NOT_FOUND: 'No configured folder holds a model of this name.',
   PATH_OUTSIDE_FOLDER: 'A name leads out of the folder it belongs to.',

@@ -78,6 +78,17 @@ export function createDefaultMap(platform: PathPlatform, baseDirectory: string):
   return map;
 }
 
+/** A map of given folders alone. Types that ComfyUI knows have its endings, others accept every file. */
+export function createOwnMap(folders: ReadonlyMap<string, readonly string[]>): FolderMap {
+  const map = new FolderMap();
+  for (const [name, paths] of folders) {
+    const known = DEFAULT_FOLDERS.find((folder) => folder.name === currentFolderName(name));
+    map.define(currentFolderName(name), known?.extensions ?? []);
+    for (const path of paths) map.add(name, { path, origin: { kind: 'library' } });
+  }
+  return map;
+}
+
 /** The model folders below the output folder; last, and unless already there. */
 export function addOutputFolders(map: FolderMap, platform: PathPlatform, outputDirectory: string): void {
   for (const [name, folder] of OUTPUT_FOLDERS) {

@@ -14,7 +14,7 @@ import {
   type PathConfiguration,
 } from './configuration.js';
 import { closestFolderName, type NonStringType, type PathProblem } from './extra-model-paths.js';
-import type { FolderType, ModelFolder } from './folder-map.js';
+import { createOwnMap, type FolderType, type ModelFolder } from './folder-map.js';
 import { isCurrent, listFiles, type Listing } from './listing.js';
 import { findModel } from './lookup.js';
 import type { PathPlatform } from './path-rules.js';
@@ -33,19 +33,34 @@ const disk: ConfigurationReader = {
   read: (path) => readFileSync(path),
 };
 
+type Assemble = typeof assemblePaths;
+
 export class FolderPaths {
-  readonly #options: FolderPathsOptions;
+  readonly #assemble: () => AssembledPaths;
   readonly #platform: PathPlatform;
   readonly #logger: Logger;
   readonly #listings = new Map<string, Listing>();
   readonly #flights = new SingleFlight<string, Listing>();
   #assembled: AssembledPaths;
 
-  constructor(options: FolderPathsOptions) {
-    this.#options = options;
+  constructor(options: FolderPathsOptions, assemble: Assemble = assemblePaths) {
     this.#platform = options.platform ?? currentPlatform();
     this.#logger = options.logger ?? silentLogger;
-    this.#assembled = assemblePaths(this.#platform, options, disk);
+    this.#assemble = () => assemble(this.#platform, options, disk);
+    this.#assembled = this.#assemble();
+  }
+
+  /** Folders that a program names itself; types that ComfyUI knows keep its endings. */
+  static ofFolders(folders: ReadonlyMap<string, readonly string[]>): FolderPaths {
+    return new FolderPaths({ installDirectory: '' }, () => ({
+      map: createOwnMap(folders),
+      baseDirectory: '',
+      inputDirectory: '',
+      outputDirectory: '',
+      configFiles: [],
+      nonStringTypes: [],
+      problems: [],
+    }));
   }
 
   get baseDirectory(): string {
@@ -152,7 +167,7 @@ export class FolderPaths {
 
   /** Reads all configuration files again; on an error the last good configuration stays in force. */
   reload(): readonly PathProblem[] {
-    const next = assemblePaths(this.#platform, this.#options, disk);
+    const next = this.#assemble();
     if (next.problems.some(({ severity }) => severity === 'error')) return next.problems;
     this.#assembled = next;
     this.#listings.clear();

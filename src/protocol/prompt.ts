@@ -14,18 +14,19 @@ export interface QueueItem {
   readonly clientId: string | undefined;
 }
 
-export interface ValidationError {
+/** A type rather than an interface, so that it can be written as JSON as it is. */
+export type ValidationError = {
   readonly type: string;
   readonly message: string;
   readonly details: string;
   readonly extra_info: Readonly<Record<string, Jsonable>>;
-}
+};
 
-export interface NodeErrors {
+export type NodeErrors = {
   readonly errors: readonly ValidationError[];
   readonly dependent_outputs: readonly string[];
   readonly class_type: string;
-}
+};
 
 /** `[event name, data]` with its timestamp, as history keeps it. */
 export type StatusMessage = readonly [string, Readonly<Record<string, Jsonable>>];

@@ -51,6 +51,16 @@ export const OUTPUT_FIELDS = {
   all_hidden_states: 'allHiddenStates',
 } as const satisfies Record<OutputName, keyof VisionOutput>;
 
+/** Features under ComfyUI's names, as they are written and sent. */
+export function featureTensors(output: VisionOutput): Record<string, F32Tensor> {
+  return Object.fromEntries(
+    Object.entries(OUTPUT_FIELDS).flatMap(([name, field]) => {
+      const tensor = output[field];
+      return tensor === undefined ? [] : [[name, tensor]];
+    }),
+  );
+}
+
 export class VisionEngine {
   readonly #inference: InferenceProcess;
 

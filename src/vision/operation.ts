@@ -10,10 +10,11 @@ import { ModelFormatError, ModelNotFoundError, messageOf } from '../common/error
 import { readSafetensorsHeader, stampKey } from '../formats/index.js';
 import { preprocess, type Crop } from '../image/index.js';
 import { Session, type Operation, type OperationContext } from '../runtime/index.js';
-import { elementCount, f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
+import { elementCount, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import type { VisionConfig } from './config.js';
 import type { OutputName } from './families/index.js';
 import { buildVisionGraph, PIXEL_VALUES, type Precision } from './graph.js';
+import { joinBatch } from './join.js';
 import { resolveVisionModel, type VisionModel } from './model.js';
 
 /** Name under which the parent calls it. */
@@ -136,17 +137,4 @@ function sliceF32({ shape, data }: F32Tensor, first: number, end: number): F32Te
 function sliceU8({ shape, data }: U8Tensor, first: number, end: number): U8Tensor {
   const length = elementCount(shape.slice(1));
   return { dtype: 'U8', shape: [end - first, ...shape.slice(1)], data: data.subarray(first * length, end * length) };
-}
-
-function joinBatch(parts: readonly F32Tensor[]): F32Tensor {
-  const [first] = parts;
-  if (first !== undefined && parts.length === 1) return first;
-  const data = new Float32Array(parts.reduce((sum, part) => sum + part.data.length, 0));
-  let position = 0;
-  for (const part of parts) {
-    data.set(part.data, position);
-    position += part.data.length;
-  }
-  const batch = parts.reduce((sum, part) => sum + (part.shape[0] ?? 0), 0);
-  return f32Tensor([batch, ...(first?.shape.slice(1) ?? [])], data);
 }

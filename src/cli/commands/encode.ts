@@ -1,0 +1,158 @@
+/** `vision-bridge encode`: features of image files, without a server. */
+import { writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { Command, Option } from 'commander';
+import { openFolders } from '../../bridge.js';
+import { BridgeError, messageOf } from '../../common/errors.js';
+import { serializeSafetensors } from '../../formats/index.js';
+import { decodeImage, preprocess, type Crop } from '../../image/index.js';
+import { InferenceProcess } from '../../runtime/index.js';
+import type { F32Tensor } from '../../tensor/tensor.js';
+import {
+  featureTensors,
+  joinBatch,
+  joinOutputs,
+  VisionEngine,
+  type Precision,
+  type VisionModel,
+  type VisionOutput,
+} from '../../vision/index.js';
+import { INFERENCE_PROCESS_ENTRY } from '../../workers/index.js';
+import { createLogger } from '../logger.js';
+import { addFlags, configOf } from '../options.js';
+import { printJson, printLine, printTable } from '../output.js';
+
+interface EncodeFlags {
+  readonly model: string;
+  readonly crop: Crop;
+  readonly precision: Precision;
+  readonly out?: string;
+  readonly pixelValues?: boolean;
+  readonly json?: boolean;
+}
+
+const SHOWN_VALUES = 4;
+
+export function encodeCommand(): Command {
+  const command = new Command('encode')
+    .description('encode images with a CLIP vision encoder')
+    .argument('<image...>', 'image files; the batch is in their order')
+    .requiredOption('--model <name>', 'a model of the clip_vision folder, or a path')
+    .addOption(
+      new Option('--crop <how>', 'center keeps the aspect ratio, none stretches')
+        .choices(['center', 'none'])
+        .default('center'),
+    )
+    .addOption(
+      new Option('--precision <kind>', "comfy: ComfyUI's numbers; fp32: the weights as stored")
+        .choices(['comfy', 'fp32'])
+        .default('comfy'),
+    )
+    .option('--out <file>', 'write the tensors into a .safetensors file')
+    .option('--pixel-values', 'add the preprocessed pixels that the encoder sees')
+    .option('--json', 'one JSON document');
+  addFlags(command, ['folders']);
+  return command.action(async (images: string[], flags: EncodeFlags) => {
+    const logger = createLogger('warn');
+    await using inference = new InferenceProcess({
+      entry: INFERENCE_PROCESS_ENTRY,
+      idleReleaseMs: 60_000,
+      maxPendingCalls: 1,
+      logger,
+    });
+    const engine = new VisionEngine(inference);
+    const path = existsSync(flags.model)
+      ? flags.model
+      : await openFolders(configOf(command), logger).paths.resolve('clip_vision', flags.model);
+    const model = await engine.open(path);
+    const { outputs, pixels, failures } = await encodeAll(engine, model, images, flags);
+    for (const { image, error } of failures) process.stderr.write(`error: ${image}: ${messageOf(error)}\n`);
+    if (outputs.length > 0) await report(model, outputs, pixels, flags);
+    const [failure] = failures;
+    if (failure !== undefined) {
+      throw new BridgeError('IMAGE_INVALID', `${failures.length} of ${images.length} images could not be encoded.`, {
+        details: { images: failures.map(({ image }) => image) },
+        cause: failure.error,
+      });
+    }
+  });
+}
+
+interface Encoded {
+  readonly outputs: VisionOutput[];
+  readonly pixels: F32Tensor[];
+  readonly failures: { readonly image: string; readonly error: unknown }[];
+}
+
+/** One broken image fails alone. */
+async function encodeAll(
+  engine: VisionEngine,
+  model: VisionModel,
+  images: readonly string[],
+  { crop, precision, pixelValues }: EncodeFlags,
+): Promise<Encoded> {
+  const encoded: Encoded = { outputs: [], pixels: [], failures: [] };
+  for (const image of images) {
+    try {
+      const { rgb } = await decodeImage(image);
+      const loading = (stage: string): void => {
+        if (stage === 'loading') process.stderr.write(`loading ${model.family} from ${model.path} …\n`);
+      };
+      encoded.outputs.push(
+        await engine.encode(model, rgb, {
+          crop,
+          precision,
+          onProgress: ({ stage }) => {
+            loading(stage);
+          },
+        }),
+      );
+      const { imageSize: size, imageMean: mean, imageStd: std } = model.config;
+      if (pixelValues === true) encoded.pixels.push(preprocess(rgb, { size, crop, mean, std }));
+    } catch (error) {
+      if (!(error instanceof BridgeError) || !error.code.startsWith('IMAGE')) throw error;
+      encoded.failures.push({ image, error });
+    }
+  }
+  return encoded;
+}
+
+async function report(
+  model: VisionModel,
+  outputs: readonly VisionOutput[],
+  pixels: readonly F32Tensor[],
+  flags: EncodeFlags,
+): Promise<void> {
+  const tensors = {
+    ...featureTensors(joinOutputs(outputs)),
+    ...(pixels.length > 0 ? { pixel_values: joinBatch(pixels) } : {}),
+  };
+  if (flags.out !== undefined) {
+    await writeFile(
+      flags.out,
+      serializeSafetensors(tensors, { family: model.family, precision: flags.precision, crop: flags.crop }),
+    );
+  }
+  const rows = Object.entries(tensors).map(([name, { shape, data }]) => ({
+    name,
+    shape,
+    first: Array.from(data.subarray(0, SHOWN_VALUES)),
+  }));
+  if (flags.json === true) {
+    printJson({
+      model: { path: model.path, family: model.family, configuredBy: model.configuredBy },
+      tensors: rows,
+      out: flags.out ?? null,
+    });
+    return;
+  }
+  printTable(
+    ['tensor', 'shape', 'first values'],
+    rows.map(({ name, shape, first }) => [
+      name,
+      `[${shape.join(', ')}]`,
+      first.map((value) => value.toFixed(5)).join('  '),
+    ]),
+  );
+  if (flags.out !== undefined) printLine(`written to ${flags.out}`);
+}

@@ -1,0 +1,21 @@
+/** `vision-bridge resolve FOLDER NAME`: the file that ComfyUI would open. */
+import { Command } from 'commander';
+import { openFolders } from '../../bridge.js';
+import { createLogger } from '../logger.js';
+import { addFlags, configOf } from '../options.js';
+import { printJson, printLine } from '../output.js';
+
+export function resolveCommand(): Command {
+  const command = new Command('resolve')
+    .description('print the absolute path that ComfyUI would open for a model name')
+    .argument('<folder>', 'folder type, such as clip_vision')
+    .argument('<name>', 'model name, as a workflow has it')
+    .option('--json', 'one JSON document');
+  addFlags(command, ['folders']);
+  return command.action(async (folder: string, name: string, options: { json?: boolean }) => {
+    const { paths } = openFolders(configOf(command), createLogger('error'));
+    const path = await paths.resolve(folder, name);
+    if (options.json === true) printJson({ folder, name, path });
+    else printLine(path);
+  });
+}

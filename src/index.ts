@@ -1,0 +1,98 @@
+/**
+ * Vision Bridge as a library.
+ *
+ * Nothing runs at import time. An encoder owns an inference process: dispose it (`await using`) when done.
+ */
+import { silentLogger, type Logger } from './common/logger.js';
+import { ModelNotFoundError } from './common/errors.js';
+import { ComfyUIPathResolver } from './library/index.js';
+import { InferenceProcess } from './runtime/index.js';
+import { CLIPVisionEncoderCore, VisionEngine, type EncoderOptions } from './vision/index.js';
+import { INFERENCE_PROCESS_ENTRY } from './workers/index.js';
+
+export {
+  BridgeError,
+  ERROR_CODES,
+  InvalidRequestError,
+  ModelFormatError,
+  ModelNotFoundError,
+  RuntimeUnavailableError,
+} from './common/errors.js';
+export type { ErrorCode } from './common/errors.js';
+export type { Logger } from './common/logger.js';
+export { ComfyUIPathResolver, ModelPathConfig, detectComfyUIInstallation } from './library/index.js';
+export type { ComfyUIInstallation, DetectionOptions, FolderStats, ModelFile } from './library/index.js';
+export type { F32Tensor, Shape, U8Tensor } from './tensor/tensor.js';
+export type {
+  EncodeImageOptions,
+  EncoderOptions,
+  ImageFeatures,
+  ImageInput,
+  Precision,
+  VisionModel,
+  VisionOutput,
+} from './vision/index.js';
+
+const IDLE_RELEASE_MS = 300_000;
+const MAX_PENDING_CALLS = 256;
+
+export interface PretrainedOptions extends EncoderOptions {
+  readonly logger?: Logger;
+}
+
+/** A CLIP vision encoder over a user's own file. */
+export class CLIPVisionEncoder extends CLIPVisionEncoderCore {
+  /**
+   * Opens an encoder; the weights are loaded by the first encode.
+   *
+   * @throws {ModelFormatError} `VISION_FAMILY_UNKNOWN` and its kin when the file is none.
+   */
+  static async fromPretrained(
+    path: string,
+    { precision = 'comfy', logger = silentLogger }: PretrainedOptions = {},
+  ): Promise<CLIPVisionEncoder> {
+    const inference = new InferenceProcess({
+      entry: INFERENCE_PROCESS_ENTRY,
+      idleReleaseMs: IDLE_RELEASE_MS,
+      maxPendingCalls: MAX_PENDING_CALLS,
+      logger,
+    });
+    return new CLIPVisionEncoder(await new VisionEngine(inference).open(path), inference, precision);
+  }
+}
+
+export interface LoadOptions extends PretrainedOptions {
+  /** Where to look; default: the ComfyUI that is found by itself. */
+  readonly resolver?: ComfyUIPathResolver;
+  /** A name of the clip_vision folder; default: the first file there that is an encoder, by content. */
+  readonly name?: string;
+}
+
+/**
+ * Finds an encoder among the user's models and opens it.
+ *
+ * @throws {ModelNotFoundError} naming the folders that were looked in, and why each file in them is none.
+ */
+export async function loadClipVision({
+  resolver = ComfyUIPathResolver.fromAutoDetect(),
+  name,
+  ...options
+}: LoadOptions = {}): Promise<CLIPVisionEncoder> {
+  const files = (await resolver.scanModels('clip_vision')).filter((file) => name === undefined || file.name === name);
+  const refusals: string[] = [];
+  for (const { path } of files) {
+    try {
+      return await CLIPVisionEncoder.fromPretrained(path, options);
+    } catch (error) {
+      refusals.push(error instanceof Error ? error.message : String(error));
+    }
+  }
+  const searched = resolver.getPaths('clip_vision');
+  const wanted = name === undefined ? 'a vision encoder' : `an encoder called "${name}"`;
+  throw new ModelNotFoundError(
+    `Found no ${wanted.replace(/^an? /, '')}. Looked in ${searched.join(', ')}. ${refusals.join(' ')}`.trim(),
+    {
+      details: { searched, refusals },
+    },
+  );
+}

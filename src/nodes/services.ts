@@ -1,0 +1,12 @@
+/** What nodes need of the other rooms; bridge.ts hands it in. */
+import type { FileArea, FolderPaths } from '../paths/index.js';
+import type { VisionEngine } from '../vision/index.js';
+
+export interface NodeServices {
+  readonly paths: FolderPaths;
+  /** Absolute folders that uploads, results and previews are in. */
+  readonly directories: Readonly<Record<FileArea, string>>;
+  readonly vision: VisionEngine;
+  /** Leave the prompt out of saved images. */
+  readonly disableMetadata: boolean;
+}

@@ -1,0 +1,38 @@
+/** Values on links, from unknown to typed. Validation has matched the types; these guard against a defect of a node. */
+import { BridgeError } from '../common/errors.js';
+import type { NodeInputs } from '../graph/index.js';
+import type { F32Tensor } from '../tensor/tensor.js';
+import type { VisionModel, VisionOutput } from '../vision/index.js';
+
+export function textInput(inputs: NodeInputs, name: string): string {
+  const value = inputs[name];
+  if (typeof value !== 'string') throw wrong(name, 'a text');
+  return value;
+}
+
+export function imageInput(inputs: NodeInputs, name: string): F32Tensor {
+  const value = inputs[name];
+  if (!isObject(value) || value['dtype'] !== 'F32' || !Array.isArray(value['shape']) || value['shape'].length !== 4)
+    throw wrong(name, 'an IMAGE');
+  return value as unknown as F32Tensor;
+}
+
+export function visionModelInput(inputs: NodeInputs, name: string): VisionModel {
+  const value = inputs[name];
+  if (!isObject(value) || !('family' in value)) throw wrong(name, 'a CLIP_VISION');
+  return value as unknown as VisionModel;
+}
+
+export function visionOutputInput(inputs: NodeInputs, name: string): VisionOutput {
+  const value = inputs[name];
+  if (!isObject(value) || !('lastHiddenState' in value)) throw wrong(name, 'a CLIP_VISION_OUTPUT');
+  return value;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null;
+}
+
+function wrong(name: string, wanted: string): BridgeError {
+  return new BridgeError('INTERNAL', `The input ${name} is not ${wanted}.`);
+}

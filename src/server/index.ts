@@ -1,0 +1,2 @@
+/** Door of server/. */
+export { startServer, type BridgeServer } from './server.js';

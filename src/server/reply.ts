@@ -1,0 +1,33 @@
+/** Answers in ComfyUI's forms. */
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { InvalidRequestError } from '../common/errors.js';
+import { parseJson, writeJson, type JsonValue, type Jsonable } from '../protocol/json.js';
+
+export function sendJson(reply: FastifyReply, value: Jsonable): FastifyReply {
+  return reply.header('content-type', 'application/json; charset=utf-8').send(writeJson(value));
+}
+
+/** Status alone, no bytes: how ComfyUI answers most commands and refusals. */
+export function sendEmpty(reply: FastifyReply, status = 200): FastifyReply {
+  return reply.status(status).send();
+}
+
+/** The body as JSON, whatever the content type says. @throws {InvalidRequestError} */
+export function readJsonBody(request: FastifyRequest): JsonValue {
+  const { body } = request;
+  if (!(body instanceof Buffer) || body.length === 0) throw new InvalidRequestError('A JSON body is needed.');
+  return parseJson(body.toString('utf8'));
+}
+
+/** One value of a query parameter: the first, where it is given twice. */
+export function queryText(request: FastifyRequest, name: string): string | undefined {
+  const value = (request.query as Record<string, unknown>)[name];
+  const first: unknown = Array.isArray(value) ? value[0] : value;
+  return typeof first === 'string' ? first : undefined;
+}
+
+/** A path parameter, decoded. */
+export function pathText(request: FastifyRequest, name: string): string {
+  const value = (request.params as Record<string, unknown>)[name];
+  return typeof value === 'string' ? value : '';
+}

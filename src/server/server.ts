@@ -1,0 +1,207 @@
+/** The server: one fastify app, one websocket hub, on one or several addresses. */
+import { readFileSync } from 'node:fs';
+import { lookup } from 'node:dns/promises';
+import { createServer as createHttpServer, type IncomingMessage, type Server } from 'node:http';
+import { createServer as createHttpsServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import type { Duplex } from 'node:stream';
+import multipart from '@fastify/multipart';
+import fastify, { type FastifyInstance } from 'fastify';
+import { WebSocketServer } from 'ws';
+import type { Bridge } from '../bridge.js';
+import { BridgeError, InvalidRequestError, messageOf, systemCodeOf } from '../common/errors.js';
+import { createErrorHandler } from './error-handler.js';
+import { checkRequest, isLoopbackName, type GuardOptions } from './guard.js';
+import { Hub } from './hub.js';
+import { sendEmpty } from './reply.js';
+import { registerRoutes } from './routes/index.js';
+import { serverFeatures } from './routes/system.js';
+
+export interface BridgeServer extends AsyncDisposable {
+  /** `http://127.0.0.1:8189` */
+  readonly url: string;
+  readonly port: number;
+}
+
+/** ComfyUI's limit of an incoming websocket message. */
+const MAX_WS_MESSAGE_BYTES = 4 * 1024 * 1024;
+
+/**
+ * Starts to listen.
+ *
+ * @throws {BridgeError} `PORT_IN_USE`; {InvalidRequestError} when a token is missing where one is needed.
+ */
+export async function startServer(bridge: Bridge): Promise<BridgeServer> {
+  const { config, logger, queue } = bridge;
+  const addresses = config.listen.split(',').map((address) => address.trim());
+  const isLoopbackOnly = (await Promise.all(addresses.map(isLoopbackAddress))).every(Boolean);
+  if (!isLoopbackOnly && config.token === undefined) {
+    throw new InvalidRequestError(
+      `Listening on ${config.listen} lets other machines in: protect it with --token TEXT.`,
+    );
+  }
+  const guard: GuardOptions = {
+    token: config.token,
+    allowedHosts: config.allowedHost,
+    isLoopbackOnly,
+    isCorsEnabled: config.enableCorsHeader !== undefined,
+  };
+  const hub = new Hub({
+    queueRemaining: () => queue.remaining,
+    runningNode: (clientId) => queue.runningNode(clientId),
+    features: () => serverFeatures(bridge),
+    logger,
+  });
+  const unsubscribe = queue.subscribe((event) => {
+    hub.deliver(event);
+  });
+  const app = await createApp(bridge, guard);
+  const websockets = new WebSocketServer({ noServer: true, maxPayload: MAX_WS_MESSAGE_BYTES });
+  const servers: Server[] = [];
+  const closeAll = async (): Promise<void> => {
+    unsubscribe();
+    hub.close();
+    await Promise.all(servers.map(closeServer));
+    await app.close();
+  };
+
+  let port = config.port;
+  try {
+    for (const address of addresses) {
+      const server = createListener(bridge, app);
+      servers.push(server);
+      server.on('upgrade', (request, socket, head) => {
+        upgrade(request, socket, head, { websockets, hub, guard });
+      });
+      await listen(server, address, port);
+      // Further addresses share the port that a free one was found at.
+      port = (server.address() as AddressInfo).port;
+    }
+  } catch (error) {
+    await closeAll();
+    throw error;
+  }
+  const [first = '127.0.0.1'] = addresses;
+  const host =
+    first === '0.0.0.0' ? '127.0.0.1' : first === '::' ? '[::1]' : first.includes(':') ? `[${first}]` : first;
+  const url = `${config.tlsKeyfile === undefined ? 'http' : 'https'}://${host}:${port}`;
+  logger.info({ url }, 'listening');
+  let closing: Promise<void> | undefined;
+  return { url, port, [Symbol.asyncDispose]: () => (closing ??= closeAll()) };
+}
+
+async function createApp(bridge: Bridge, guard: GuardOptions): Promise<FastifyInstance> {
+  const { config, logger } = bridge;
+  const bodyLimit = Math.floor(config.maxUploadSize * 1024 * 1024);
+  const app = fastify({
+    bodyLimit,
+    routerOptions: { ignoreTrailingSlash: false, caseSensitive: true, maxParamLength: 4096 },
+    exposeHeadRoutes: true,
+  });
+  app.removeAllContentTypeParsers();
+  // ComfyUI parses bodies as JSON whatever their type says.
+  app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => {
+    done(null, body);
+  });
+  await app.register(multipart, { limits: { fileSize: bodyLimit, files: 1000, fields: 1000, parts: 2000 } });
+  app.setErrorHandler(createErrorHandler(logger));
+  app.setNotFoundHandler((request, reply) =>
+    request.method === 'GET' || request.method === 'HEAD' ? sendEmpty(reply, 404) : sendEmpty(reply, 405),
+  );
+  app.addHook('onRequest', async (request, reply) => {
+    const refusal = checkRequest(request.raw, guard);
+    if (refusal !== undefined) {
+      logger.warn({ url: request.url, reason: refusal.reason }, 'request refused');
+      await reply.status(refusal.status).send();
+      return;
+    }
+    if (config.enableCorsHeader !== undefined) {
+      reply
+        .header('access-control-allow-origin', config.enableCorsHeader)
+        .header('access-control-allow-methods', 'POST, GET, DELETE, PUT, OPTIONS')
+        .header('access-control-allow-headers', 'Content-Type, Authorization')
+        .header('access-control-allow-credentials', 'true');
+    }
+    if (request.method === 'OPTIONS') await sendEmpty(reply);
+  });
+  registerRoutes(app, bridge);
+  await app.ready();
+  return app;
+}
+
+function createListener({ config }: Bridge, app: FastifyInstance): Server {
+  const answer = (request: IncomingMessage, response: Parameters<FastifyInstance['routing']>[1]): void => {
+    app.routing(request, response);
+  };
+  if (config.tlsKeyfile === undefined || config.tlsCertfile === undefined) return createHttpServer(answer);
+  return createHttpsServer({ key: readFileSync(config.tlsKeyfile), cert: readFileSync(config.tlsCertfile) }, answer);
+}
+
+interface UpgradeContext {
+  readonly websockets: WebSocketServer;
+  readonly hub: Hub;
+  readonly guard: GuardOptions;
+}
+
+function upgrade(
+  request: IncomingMessage,
+  socket: Duplex,
+  head: Buffer,
+  { websockets, hub, guard }: UpgradeContext,
+): void {
+  const url = new URL(request.url ?? '/', 'http://localhost');
+  const refusal = checkRequest(request, guard);
+  const status = refusal?.status ?? (url.pathname === '/ws' || url.pathname === '/api/ws' ? undefined : 404);
+  if (status !== undefined) {
+    socket.end(`HTTP/1.1 ${status} Refused\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
+    return;
+  }
+  websockets.handleUpgrade(request, socket, head, (websocket) => {
+    hub.connect(websocket, url.searchParams.get('clientId') ?? undefined);
+  });
+}
+
+async function listen(server: Server, address: string, port: number): Promise<void> {
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(port, address, () => {
+        server.off('error', reject);
+        resolve();
+      });
+    });
+  } catch (error) {
+    if (systemCodeOf(error) === 'EADDRINUSE') {
+      throw new BridgeError(
+        'PORT_IN_USE',
+        `Port ${port} on ${address} is taken: is Vision Bridge running already? Stop it, or choose another port with --port.`,
+        {
+          cause: error,
+          details: { address, port },
+        },
+      );
+    }
+    throw new BridgeError('INVALID_REQUEST', `Cannot listen on ${address}:${port}: ${messageOf(error)}.`, {
+      cause: error,
+    });
+  }
+}
+
+async function closeServer(server: Server): Promise<void> {
+  if (!server.listening) return;
+  await new Promise<void>((resolve) => {
+    server.close(() => {
+      resolve();
+    });
+    server.closeAllConnections();
+  });
+}
+
+async function isLoopbackAddress(address: string): Promise<boolean> {
+  if (isLoopbackName(address)) return true;
+  try {
+    return (await lookup(address, { all: true })).every((entry) => isLoopbackName(entry.address));
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,177 @@
+/** The encoder as a library: one model, one inference process, images in many forms. */
+import { InvalidRequestError } from '../common/errors.js';
+import { decodeImage, type Crop } from '../image/index.js';
+import type { InferenceProcess } from '../runtime/index.js';
+import { f32Tensor, u8Tensor, type F32Tensor } from '../tensor/tensor.js';
+import { VisionEngine, type VisionInput, type VisionOutput } from './engine.js';
+import type { Precision } from './graph.js';
+import { joinOutputs } from './join.js';
+import { embeddingDim, type VisionModel } from './model.js';
+
+/** An image, its form stated and never guessed. Values are RGB: u8 in 0..255, f32 in 0..1. */
+export type ImageInput =
+  | { readonly kind: 'file'; readonly path: string }
+  /** The bytes of an image file. */
+  | { readonly kind: 'encoded'; readonly bytes: Uint8Array }
+  | {
+      readonly kind: 'u8-hwc';
+      readonly data: Uint8Array;
+      readonly height: number;
+      readonly width: number;
+      readonly channels: 3 | 4;
+    }
+  | {
+      readonly kind: 'f32-hwc';
+      readonly data: Float32Array;
+      readonly height: number;
+      readonly width: number;
+      readonly channels: 3 | 4;
+    }
+  | {
+      readonly kind: 'f32-bhwc';
+      readonly data: Float32Array;
+      readonly shape: readonly [number, number, number, number];
+    }
+  | { readonly kind: 'f32-chw'; readonly data: Float32Array; readonly shape: readonly [number, number, number] }
+  | {
+      readonly kind: 'f32-bchw';
+      readonly data: Float32Array;
+      readonly shape: readonly [number, number, number, number];
+    };
+
+/** Features of images. All tensors f32, owned by the caller. */
+export interface ImageFeatures {
+  /** `[B, P]`: the image embeds. Absent where the family gives a sequence instead (SigLIP). */
+  readonly globalFeatures: F32Tensor | undefined;
+  /** `[B, T, D]` of the last hidden state, without the class token where there is one. */
+  readonly patchFeatures: F32Tensor;
+  /** `[B, D]`; absent where the family has no class token. */
+  readonly clsToken: F32Tensor | undefined;
+  /** ComfyUI's own outputs, whole. */
+  readonly output: VisionOutput;
+}
+
+export interface EncoderOptions {
+  /** Default `cpu`, which is what this build runs on. */
+  readonly device?: 'cpu';
+  readonly precision?: Precision;
+}
+
+export interface EncodeImageOptions {
+  readonly crop?: Crop;
+  readonly signal?: AbortSignal;
+}
+
+/** Made by `CLIPVisionEncoder.fromPretrained` of the package, which starts the inference process; end it by disposing. */
+export class CLIPVisionEncoderCore implements AsyncDisposable {
+  readonly model: VisionModel;
+  readonly #engine: VisionEngine;
+  readonly #inference: InferenceProcess;
+  readonly #precision: Precision;
+
+  constructor(model: VisionModel, inference: InferenceProcess, precision: Precision) {
+    this.model = model;
+    this.#engine = new VisionEngine(inference);
+    this.#inference = inference;
+    this.#precision = precision;
+  }
+
+  /** Width of the image embeds: 768 for CLIP-L, 1024 for CLIP-H, 1280 for CLIP-bigG. */
+  getEmbeddingDim(): number {
+    return embeddingDim(this.model);
+  }
+
+  async encodeImage(image: ImageInput, options: EncodeImageOptions = {}): Promise<ImageFeatures> {
+    const output = await this.#engine.encode(this.model, await readImage(image, options.signal), {
+      ...options,
+      precision: this.#precision,
+    });
+    return toImageFeatures(output, this.model);
+  }
+
+  /** Images of any sizes, as one batch in their order. */
+  async encodeImagesBatch(images: readonly ImageInput[], options: EncodeImageOptions = {}): Promise<ImageFeatures> {
+    if (images.length === 0) throw new InvalidRequestError('A batch holds at least one image.');
+    const outputs: VisionOutput[] = [];
+    for (const image of images) outputs.push((await this.encodeImage(image, options)).output);
+    return toImageFeatures(joinOutputs(outputs), this.model);
+  }
+
+  /** Moves the encoder. @throws {InvalidRequestError} for a device that this build cannot run on. */
+  to(device: string): this {
+    if (device !== 'cpu')
+      throw new InvalidRequestError(`This build runs encoders on the CPU; "${device}" is not to be had.`);
+    return this;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#inference[Symbol.asyncDispose]();
+  }
+}
+
+async function readImage(image: ImageInput, signal: AbortSignal | undefined): Promise<VisionInput> {
+  switch (image.kind) {
+    case 'file':
+      return (await decodeImage(image.path, { signal })).rgb;
+    case 'encoded':
+      return (await decodeImage(image.bytes, { signal })).rgb;
+    case 'u8-hwc':
+      return checked(() => u8Tensor([1, image.height, image.width, image.channels], image.data));
+    case 'f32-hwc':
+      return checked(() => f32Tensor([1, image.height, image.width, image.channels], image.data));
+    case 'f32-bhwc':
+      return checked(() => f32Tensor(image.shape, image.data));
+    case 'f32-chw':
+      return checked(() => toChannelsLast(f32Tensor([1, ...image.shape], image.data)));
+    case 'f32-bchw':
+      return checked(() => toChannelsLast(f32Tensor(image.shape, image.data)));
+  }
+}
+
+/** A shape that does not fit its data is the caller's mistake. */
+function checked<T>(make: () => T): T {
+  try {
+    return make();
+  } catch (error) {
+    if (error instanceof RangeError)
+      throw new InvalidRequestError(`The image does not fit its shape: ${error.message}.`, { cause: error });
+    throw error;
+  }
+}
+
+function toChannelsLast({ shape, data }: F32Tensor): F32Tensor {
+  const [batch = 0, channels = 0, height = 0, width = 0] = shape;
+  const out = new Float32Array(data.length);
+  const area = height * width;
+  for (let i = 0; i < data.length; i += 1) {
+    const image = Math.floor(i / (channels * area));
+    const channel = Math.floor(i / area) % channels;
+    out[(image * area + (i % area)) * channels + channel] = data[i] ?? 0;
+  }
+  return f32Tensor([batch, height, width, channels], out);
+}
+
+function toImageFeatures(output: VisionOutput, model: VisionModel): ImageFeatures {
+  const { lastHiddenState, imageEmbeds } = output;
+  if (lastHiddenState === undefined) throw new InvalidRequestError(`${model.family} gave no last hidden state.`);
+  const [batch = 0, tokens = 0, width = 0] = lastHiddenState.shape;
+  const patches = Math.floor(model.config.imageSize / model.config.patchSize) ** 2;
+  const hasClassToken = tokens === patches + 1;
+  const first = hasClassToken ? 1 : 0;
+  const patchData = new Float32Array(batch * (tokens - first) * width);
+  const classData = new Float32Array(hasClassToken ? batch * width : 0);
+  for (let b = 0; b < batch; b += 1) {
+    const begin = b * tokens * width;
+    patchData.set(
+      lastHiddenState.data.subarray(begin + first * width, begin + tokens * width),
+      b * (tokens - first) * width,
+    );
+    if (hasClassToken) classData.set(lastHiddenState.data.subarray(begin, begin + width), b * width);
+  }
+  return {
+    globalFeatures: imageEmbeds?.shape.length === 2 ? imageEmbeds : undefined,
+    patchFeatures: f32Tensor([batch, tokens - first, width], patchData),
+    clsToken: hasClassToken ? f32Tensor([batch, width], classData) : undefined,
+    output,
+  };
+}

@@ -1,0 +1,27 @@
+/** Outputs of several encodes as one batch, in their order. */
+import { InvalidRequestError } from '../common/errors.js';
+import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+import type { VisionOutput } from './engine.js';
+
+/** @throws {InvalidRequestError} for none at all */
+export function joinOutputs(parts: readonly VisionOutput[]): VisionOutput {
+  const [first] = parts;
+  if (first === undefined) throw new InvalidRequestError('There is nothing to join.');
+  if (parts.length === 1) return first;
+  const fields = Object.keys(first) as (keyof VisionOutput)[];
+  return Object.fromEntries(fields.map((field) => [field, joinBatch(parts.flatMap((part) => part[field] ?? []))]));
+}
+
+/** Tensors of one shape but for the batch, along the batch. */
+export function joinBatch(parts: readonly F32Tensor[]): F32Tensor {
+  const [first] = parts;
+  if (first !== undefined && parts.length === 1) return first;
+  const data = new Float32Array(parts.reduce((sum, part) => sum + part.data.length, 0));
+  let position = 0;
+  for (const part of parts) {
+    data.set(part.data, position);
+    position += part.data.length;
+  }
+  const batch = parts.reduce((sum, part) => sum + (part.shape[0] ?? 0), 0);
+  return f32Tensor([batch, ...(first?.shape.slice(1) ?? [])], data);
+}
