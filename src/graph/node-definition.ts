@@ -49,9 +49,9 @@ export interface NodeContext {
   /** Fires on interrupt; a node that waits passes it on. */
   readonly signal: AbortSignal;
   /** Progress and an optional preview; throws when the prompt was interrupted, as ComfyUI's does. */
-  reportProgress(value: number, max: number, preview?: PreviewImage): void;
+  readonly reportProgress: (value: number, max: number, preview?: PreviewImage) => void;
   /** Text for the node in the front end (binary frame of type 3). */
-  sendText(text: string): void;
+  readonly sendText: (text: string) => void;
 }
 
 /** Emitted instead of a value: nodes downstream are not called. With a message, the client is told. */

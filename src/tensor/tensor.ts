@@ -86,7 +86,8 @@ export function tensorFromBytes(dtype: DType, shape: Shape, bytes: Uint8Array): 
       `${dtype} [${shape.join(', ')}] needs ${elementCount(shape) * size} bytes, got ${bytes.byteLength}`,
     );
   }
-  const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
+  // Not `slice`: a Buffer's gives a view.
+  const aligned = bytes.byteOffset % size === 0 ? bytes : Uint8Array.from(bytes);
   const { buffer, byteOffset } = aligned;
   const length = aligned.byteLength / size;
   switch (dtype) {

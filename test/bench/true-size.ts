@@ -3,8 +3,8 @@
  *
  *     npx tsx test/bench/true-size.ts [PYTHON [COMFYUI_CHECKOUT]]
  *
- * With a Python that has torch and transformers, the same file is run by torch in the same run, and with a checkout by
- * ComfyUI `--cpu`; the image embeds are compared. The file is made in the system's temporary folder, and removed.
+ * With a Python that has torch and transformers, the same file is run by torch in the same run; with a checkout as well,
+ * by ComfyUI `--cpu` instead. The image embeds are compared. The file is made in the system's temporary folder, and removed.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -77,6 +77,17 @@ async function measureOurs(path: string, pixelValues: F32Tensor): Promise<Figure
   };
 }
 
+function print(
+  label: string,
+  { load_and_first_s: load, encode_ms: ms, peak_mb: peak, embeds }: Figures,
+  ours: Figures,
+): void {
+  const distance = cosineDistance(Float32Array.from(embeds), Float32Array.from(ours.embeds));
+  console.log(
+    `${label.padEnd(26)} load and first ${load.toFixed(1)} s   image ${ms.toFixed(0)} ms (${(ms / ours.encode_ms).toFixed(2)}x)   peak ${(peak / 1000).toFixed(2)} GB   cosine distance ${distance.toExponential(1)}`,
+  );
+}
+
 const folder = mkdtempSync(join(tmpdir(), 'vision-bridge-true-size-'));
 try {
   const preset = presetConfig('CLIP-ViT-H');
@@ -91,26 +102,19 @@ try {
     `CLIP-ViT-H, fp16 file of ${(statSync(path).size / 1e9).toFixed(2)} GB, one 224 px image, median of ${RUNS}`,
   );
 
-  const rows: [string, Figures][] = [];
-  rows.push(['vision-bridge (comfy)', await measureOurs(path, pixelValues)]);
-  const torch = (label: string, ...extra: string[]): void => {
-    if (python === undefined) return;
+  const ours = await measureOurs(path, pixelValues);
+  print('vision-bridge', ours, ours);
+  if (python !== undefined) {
     const script = new URL('./torch_reference.py', import.meta.url).pathname;
+    const extra = checkout === undefined ? [] : [checkout];
     const output = execFileSync(python, [script, path, pixelsPath, String(RUNS), ...extra], {
       encoding: 'utf8',
-      stdio: ['ignore', 'pipe', 'ignore'],
+      stdio: ['ignore', 'pipe', 'pipe'],
     });
-    rows.push([label, JSON.parse(output.trim().split('\n').at(-1) ?? '') as Figures]);
-  };
-  if (checkout !== undefined) torch('ComfyUI --cpu', checkout);
-  torch('torch (transformers fp32)');
-
-  const [[, ours] = ['', undefined]] = rows;
-  for (const [label, { load_and_first_s: load, encode_ms: ms, peak_mb: peak, embeds }] of rows) {
-    const distance =
-      ours === undefined ? NaN : cosineDistance(Float32Array.from(embeds), Float32Array.from(ours.embeds));
-    console.log(
-      `${label.padEnd(28)} load and first ${load.toFixed(1)} s   image ${ms.toFixed(0)} ms   peak ${(peak / 1000).toFixed(2)} GB   cosine distance ${distance.toExponential(1)}`,
+    print(
+      checkout === undefined ? 'torch, transformers fp32' : 'ComfyUI --cpu',
+      JSON.parse(output.trim().split('\n').at(-1) ?? '') as Figures,
+      ours,
     );
   }
 } finally {
