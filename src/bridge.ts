@@ -26,7 +26,7 @@ export interface Bridge extends AsyncDisposable {
   /** The installation whose folders are read; undefined with --base-directory alone. */
   readonly installation: ComfyUIInstallation | undefined;
   readonly paths: FolderPaths;
-  readonly directories: Readonly<Record<FileArea | 'user' | 'data', string>>;
+  readonly directories: Readonly<Record<FileArea | 'data', string>>;
   readonly inference: InferenceProcess;
   readonly vision: VisionEngine;
   readonly nodes: NodeTable;
@@ -63,7 +63,6 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
     input: paths.inputDirectory,
     output: paths.outputDirectory,
     temp: config.tempDirectory === undefined ? ownTemp : resolve(config.tempDirectory),
-    user: resolve(config.userDirectory ?? join(data, 'user')),
     data,
   };
   await rm(ownTemp, { recursive: true, force: true });

@@ -7,7 +7,7 @@
 import { z } from 'zod';
 import { InvalidRequestError } from './common/errors.js';
 
-export const DEFAULT_PORT = 8189; // ComfyUI itself is on 8188
+const DEFAULT_PORT = 8189; // ComfyUI itself is on 8188
 const DEFAULT_MAX_UPLOAD_MB = 100; // ComfyUI's --max-upload-size
 const DEFAULT_IDLE_RELEASE_S = 300;
 
@@ -31,11 +31,6 @@ export const FLAGS: readonly Flag[] = [
   },
   {
     group: 'folders',
-    usage: '--comfyui-url <url>',
-    description: 'A running ComfyUI on this machine: its own folder map and arguments win over what the files say',
-  },
-  {
-    group: 'folders',
     usage: '--base-directory <folder>',
     description: 'Folder of models, custom_nodes, input, output, temp and user, in place of the installation',
   },
@@ -55,19 +50,13 @@ export const FLAGS: readonly Flag[] = [
     group: 'folders',
     usage: '--temp-directory <folder>',
     description: 'Temp folder; one that is given is never wiped',
-    defaultText: '<data>/temp-<port>',
-  },
-  {
-    group: 'folders',
-    usage: '--user-directory <folder>',
-    description: 'Settings and user files',
-    defaultText: '<data>/user',
+    defaultText: '`<data>/temp-<port>`',
   },
   {
     group: 'folders',
     usage: '--data-directory <folder>',
     description: 'What Vision Bridge keeps for itself; may be deleted at any time while it is not running',
-    defaultText: "the platform's cache folder + /vision-bridge",
+    defaultText: "the platform's cache folder + `/vision-bridge`",
   },
   {
     group: 'server',
@@ -110,15 +99,7 @@ export const FLAGS: readonly Flag[] = [
     description: 'Private key (PEM); with --tls-certfile serves HTTPS',
   },
   { group: 'server', usage: '--tls-certfile <file>', description: 'Certificate (PEM)' },
-  { group: 'server', usage: '--multi-user', description: 'One settings and userdata folder per user' },
-  { group: 'server', usage: '--enable-compress-response-body', description: 'gzip JSON and text answers' },
   { group: 'server', usage: '--disable-metadata', description: 'Do not embed the prompt in saved images' },
-  {
-    group: 'server',
-    usage: '--dialect <version>',
-    description: "Whose protocol to speak where ComfyUI's versions differ: 0.3.64 or latest",
-    defaultText: '0.3.64',
-  },
   {
     group: 'server',
     usage: '--log-level <level>',
@@ -138,13 +119,11 @@ const wholeNumber = (low: number, high: number): z.ZodType<number> => z.coerce.n
 
 const configSchema = z.object({
   comfyui: text.optional(),
-  comfyuiUrl: z.url({ protocol: /^https?$/ }).optional(),
   baseDirectory: text.optional(),
   extraModelPathsConfig: z.array(text).default([]),
   inputDirectory: text.optional(),
   outputDirectory: text.optional(),
   tempDirectory: text.optional(),
-  userDirectory: text.optional(),
   dataDirectory: text.optional(),
   listen: z.union([z.literal(true).transform(() => '0.0.0.0,::'), text]).default('127.0.0.1'),
   port: wholeNumber(0, 65_535).default(DEFAULT_PORT),
@@ -154,10 +133,7 @@ const configSchema = z.object({
   maxUploadSize: z.coerce.number().positive().max(1_000_000).default(DEFAULT_MAX_UPLOAD_MB),
   tlsKeyfile: text.optional(),
   tlsCertfile: text.optional(),
-  multiUser: z.boolean().default(false),
-  enableCompressResponseBody: z.boolean().default(false),
   disableMetadata: z.boolean().default(false),
-  dialect: z.enum(['0.3.64', 'latest']).default('0.3.64'),
   logLevel: z.enum(['error', 'warn', 'info', 'debug']).default('info'),
   idleRelease: z.coerce.number().min(1).max(1_000_000).default(DEFAULT_IDLE_RELEASE_S),
 });

@@ -1,4 +1,4 @@
 /** Door of formats/: containers of tensors, read without loading them. */
-export { stampKey, type FileStamp, type ModelHeader, type TensorInfo } from './model-header.js';
-export { knownDType, readSafetensorsHeader, readTensor } from './safetensors/file.js';
-export { parseSafetensors, serializeSafetensors, type SafetensorsContent } from './safetensors/memory.js';
+export { stampKey, type ModelHeader, type TensorInfo } from './model-header.js';
+export { readSafetensorsHeader, readTensor } from './safetensors/file.js';
+export { parseSafetensors, serializeSafetensors } from './safetensors/memory.js';

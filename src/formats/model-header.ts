@@ -23,7 +23,7 @@ export interface ModelHeader {
   readonly stamp: FileStamp;
 }
 
-export interface FileStamp {
+interface FileStamp {
   readonly device: number;
   readonly inode: number;
   readonly sizeBytes: number;

@@ -18,9 +18,9 @@ export interface InputDefinition {
   readonly options?: JsonableObject;
 }
 
-export type HiddenKind = 'PROMPT' | 'EXTRA_PNGINFO' | 'UNIQUE_ID' | 'DYNPROMPT';
+type HiddenKind = 'PROMPT' | 'EXTRA_PNGINFO' | 'UNIQUE_ID' | 'DYNPROMPT';
 
-export interface OutputDefinition {
+interface OutputDefinition {
   readonly type: string;
   readonly name?: string;
   readonly isList?: boolean;
@@ -69,7 +69,7 @@ export interface NodeResult {
   readonly expand?: JsonObject;
 }
 
-export interface NodeValidator {
+interface NodeValidator {
   /** Inputs that the validator takes over: their min, max and choices are not checked by the executor. */
   readonly names: readonly string[];
   /** The validator checks the types of links itself. */

@@ -24,7 +24,7 @@ export type Submission =
     }
   | { readonly accepted: false; readonly error: ValidationError; readonly nodeErrors: ReadonlyMap<string, NodeErrors> };
 
-export interface PromptQueueOptions {
+interface PromptQueueOptions {
   readonly table: NodeTable;
   readonly logger: Logger;
   readonly now?: () => number;
@@ -34,7 +34,7 @@ export interface PromptQueueOptions {
   readonly maxHistory?: number;
 }
 
-export interface HistoryQuery {
+interface HistoryQuery {
   readonly maxItems?: number | undefined;
   readonly offset?: number | undefined;
 }

@@ -13,7 +13,7 @@ import { BridgeError, messageOf } from '../common/errors.js';
 import { f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 
 /** Where Pillow, and so ComfyUI, suspects a decompression bomb; counted over all frames here. */
-export const MAX_PIXELS = 178_956_970;
+const MAX_PIXELS = 178_956_970;
 
 export interface DecodedImage {
   /** `[B, H, W, 3]`: one entry per frame. */
@@ -22,7 +22,7 @@ export interface DecodedImage {
   readonly alpha?: U8Tensor;
 }
 
-export interface DecodeOptions {
+interface DecodeOptions {
   /** Names the image in messages; a path names itself. */
   readonly label?: string;
   readonly maxPixels?: number;

@@ -3,7 +3,7 @@ import { crc32 } from 'node:zlib';
 import type { F32Tensor } from '../tensor/tensor.js';
 
 /** PNG compression of saved images (4) and previews (1), as ComfyUI has them. */
-export type PngCompression = 1 | 4;
+type PngCompression = 1 | 4;
 
 const SIGNATURE_AND_HEADER_BYTES = 33; // 8 of signature, 25 of the IHDR chunk
 

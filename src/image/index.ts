@@ -1,4 +1,4 @@
 /** Door of image/: files and tensors to pixels and back. */
-export { decodeImage, MAX_PIXELS, toImageTensor, type DecodedImage, type DecodeOptions } from './decode.js';
-export { preprocess, preprocessToU8, roundHalfEven, type Crop, type PreprocessOptions } from './preprocess.js';
-export { encodePng, type PngCompression } from './encode.js';
+export { decodeImage, toImageTensor, type DecodedImage } from './decode.js';
+export { preprocess, preprocessToU8, roundHalfEven, type Crop } from './preprocess.js';
+export { encodePng } from './encode.js';

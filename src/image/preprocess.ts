@@ -13,7 +13,7 @@ import { axisWeights } from './resample.js';
 
 export type Crop = 'center' | 'none';
 
-export interface PreprocessOptions {
+interface PreprocessOptions {
   /** Side of the square that the encoder takes. */
   readonly size: number;
   /** `center` keeps the aspect ratio and crops, `none` stretches. */

@@ -11,7 +11,7 @@ import { systemCodeOf } from '../common/errors.js';
 import { PythonError } from '../graph/index.js';
 import { resolveInside } from '../paths/index.js';
 
-export interface NumberedFile {
+interface NumberedFile {
   readonly filename: string;
   /** Relative to the folder, empty at its top. */
   readonly subfolder: string;

@@ -10,4 +10,4 @@ export {
   type Activation,
   type LinearWeights,
 } from './layers.js';
-export { isOnnxDType, type OnnxDType } from './model-writer.js';
+export { isOnnxDType } from './model-writer.js';

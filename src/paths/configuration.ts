@@ -41,7 +41,7 @@ export interface AssembledPaths {
   readonly problems: readonly PathProblem[];
 }
 
-export const CONFIG_NAME = 'extra_model_paths.yaml';
+const CONFIG_NAME = 'extra_model_paths.yaml';
 /** Read by some later ComfyUI in preference to CONFIG_NAME; not by any release that we know. */
 const LATER_CONFIG_NAME = 'extra_paths.yaml';
 

@@ -22,7 +22,7 @@ export interface PathProblem {
   readonly column?: number;
 }
 
-export interface ConfiguredFolder {
+interface ConfiguredFolder {
   readonly name: string;
   readonly path: string;
   readonly isDefault: boolean;

@@ -97,6 +97,6 @@ export function addOutputFolders(map: FolderMap, platform: PathPlatform, outputD
 }
 
 /** Joins a path of ours, written with `/`. */
-export function joinParts({ rules }: PathPlatform, base: string, path: string): string {
+function joinParts({ rules }: PathPlatform, base: string, path: string): string {
   return path.split('/').reduce((joined, part) => rules.join(joined, part), base);
 }

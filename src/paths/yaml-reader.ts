@@ -14,7 +14,7 @@ import {
   type YamlValue,
 } from './yaml-values.js';
 
-export interface YamlProblem {
+interface YamlProblem {
   readonly message: string;
   readonly at?: Position;
 }

@@ -8,7 +8,7 @@
  */
 
 /** Types by the names that Python's own messages use. */
-export type PythonType =
+type PythonType =
   'str' | 'NoneType' | 'bool' | 'int' | 'float' | 'datetime.date' | 'datetime.datetime' | 'bytes' | 'list' | 'dict';
 
 /** Where something is written, 1-based, in characters. */
@@ -26,7 +26,7 @@ export interface YamlScalar {
   readonly at: Position;
 }
 
-export interface YamlList {
+interface YamlList {
   readonly type: 'list';
   readonly items: readonly YamlValue[];
   readonly at: Position;

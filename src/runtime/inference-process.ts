@@ -25,12 +25,12 @@ export interface InferenceProcessOptions {
   readonly logger: Logger;
 }
 
-export interface CallOptions {
+interface CallOptions {
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
 }
 
-export interface InferenceState {
+interface InferenceState {
   /** Process id while there is a child. */
   readonly pid: number | undefined;
   readonly pendingCalls: number;

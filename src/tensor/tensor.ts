@@ -45,7 +45,7 @@ interface DTypeArrays {
 
 export type Shape = readonly number[];
 
-export interface TensorOf<D extends DType> {
+interface TensorOf<D extends DType> {
   readonly dtype: D;
   readonly shape: Shape;
   /** Row-major; F16 and BF16 as bits. */

@@ -30,7 +30,7 @@ export interface VisionOutput {
 /** u8 or f32 images `[B, H, W, C]` with RGB in 0..255 or 0..1, or pixel values f32 `[B, 3, S, S]` as the encoder takes them. */
 export type VisionInput = F32Tensor | U8Tensor | { readonly pixelValues: F32Tensor };
 
-export interface EncodeOptions {
+interface EncodeOptions {
   /** `center` (default) keeps the aspect ratio and crops, `none` stretches. */
   readonly crop?: Crop;
   /** Default `comfy`: the numbers of a default ComfyUI. */

@@ -1,16 +1,9 @@
 /** Door of vision/: encoders by content, and encoding. */
-export {
-  VisionEngine,
-  OUTPUT_FIELDS,
-  featureTensors,
-  type EncodeOptions,
-  type VisionInput,
-  type VisionOutput,
-} from './engine.js';
+export { VisionEngine, OUTPUT_FIELDS, featureTensors, type VisionInput, type VisionOutput } from './engine.js';
 export type { OutputName } from './families/index.js';
 export { joinBatch, joinOutputs } from './join.js';
 export type { Precision } from './graph.js';
-export { embeddingDim, resolveVisionModel, type VisionModel } from './model.js';
+export { resolveVisionModel, type VisionModel } from './model.js';
 export { createEncodeOperation, ENCODE_OPERATION } from './operation.js';
 export {
   CLIPVisionEncoderCore,
@@ -20,4 +13,4 @@ export {
   type ImageInput,
 } from './encoder.js';
 export type { VisionConfig } from './config.js';
-export { presetConfig, writeRandomModel, type RandomModelOptions } from './random-model.js';
+export { presetConfig, writeRandomModel } from './random-model.js';

@@ -9,7 +9,7 @@ import { elementCount, type Shape } from '../tensor/tensor.js';
 import type { ModelType, VisionConfig } from './config.js';
 import { FAMILIES } from './families/index.js';
 
-export interface RandomModelOptions {
+interface RandomModelOptions {
   readonly modelType?: ModelType;
   readonly dtype?: 'F16' | 'F32';
   readonly seed?: number;

@@ -9,7 +9,7 @@ describe('parseConfig', () => {
       listen: '127.0.0.1',
       port: 8189,
       maxUploadSize: 100,
-      dialect: '0.3.64',
+      logLevel: 'info',
       allowedHost: [],
     });
     expect(Object.isFrozen(config)).toBe(true);
@@ -23,8 +23,8 @@ describe('parseConfig', () => {
   });
 
   it('names every wrong flag at once', () => {
-    expect(() => parseConfig({ port: 'x', dialect: '1', maxUploadSize: -1 })).toThrow(
-      /--port: .*--max-upload-size: .*--dialect: /s,
+    expect(() => parseConfig({ port: 'x', logLevel: '1', maxUploadSize: -1 })).toThrow(
+      /--port: .*--max-upload-size: .*--log-level: /s,
     );
   });
 

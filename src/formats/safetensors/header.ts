@@ -9,7 +9,7 @@ import { ModelFormatError } from '../../common/errors.js';
 import type { TensorInfo } from '../model-header.js';
 
 /** The limit of the reference reader. */
-export const MAX_HEADER_BYTES = 100_000_000;
+const MAX_HEADER_BYTES = 100_000_000;
 const MAX_RANK = 32; // torch itself stops at 64; no model comes near
 const MAX_NAME_LENGTH = 4096;
 

@@ -4,7 +4,7 @@ import { tensorBytes, tensorFromBytes, type Tensor } from '../../tensor/tensor.j
 import { knownDType } from './file.js';
 import { headerLength, parseHeader } from './header.js';
 
-export interface SafetensorsContent {
+interface SafetensorsContent {
   readonly tensors: ReadonlyMap<string, Tensor>;
   readonly metadata: ReadonlyMap<string, string>;
 }

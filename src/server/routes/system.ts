@@ -5,8 +5,8 @@ import type { Bridge } from '../../bridge.js';
 import type { Jsonable } from '../../protocol/json.js';
 import { sendJson } from '../reply.js';
 
-/** The version whose protocol a dialect speaks. */
-const ANNOUNCED_VERSIONS = { '0.3.64': '0.3.64', latest: '0.38.0' } as const;
+/** The version whose protocol we speak; many clients read it as a health check. */
+const ANNOUNCED_VERSION = '0.3.64';
 
 /** What the websocket handshake and `/features` tell. */
 export function serverFeatures({ config }: Bridge): Jsonable {
@@ -23,7 +23,7 @@ export function registerSystemRoutes(app: FastifyInstance, bridge: Bridge, prefi
         os: process.platform === 'win32' ? 'nt' : 'posix',
         ram_total: ram.total,
         ram_free: ram.free,
-        comfyui_version: ANNOUNCED_VERSIONS[bridge.config.dialect],
+        comfyui_version: ANNOUNCED_VERSION,
         required_frontend_version: null,
         installed_templates_version: null,
         required_templates_version: null,

@@ -17,7 +17,7 @@ export interface Preset {
 export type OutputName =
   'last_hidden_state' | 'penultimate_hidden_states' | 'image_embeds' | 'mm_projected' | 'all_hidden_states';
 
-export interface WeightNeeds {
+interface WeightNeeds {
   readonly required: ReadonlyMap<string, Shape>;
   /** Weights without which only this output is missing. */
   readonly optional: ReadonlyMap<OutputName, ReadonlyMap<string, Shape>>;
@@ -32,7 +32,7 @@ export interface WeightValues {
   isTransposed(name: string): boolean;
 }
 
-export interface ForwardOptions {
+interface ForwardOptions {
   /** Outputs to build; never one whose weights are absent. */
   readonly outputs: readonly OutputName[];
 }
