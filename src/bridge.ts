@@ -15,8 +15,9 @@ import {
   type ComfyUIInstallation,
 } from './library/index.js';
 import { createNodes } from './nodes/index.js';
-import { FolderPaths, type FileArea } from './paths/index.js';
+import { FolderPaths, type FileArea, type PathsChange } from './paths/index.js';
 import { InferenceProcess } from './runtime/index.js';
+import { askRunningComfyUI, type RunningComfyUI } from './upstream/index.js';
 import { VisionEngine } from './vision/index.js';
 import { INFERENCE_PROCESS_ENTRY } from './workers/index.js';
 
@@ -42,7 +43,7 @@ const MAX_PENDING_ENCODES = 256;
  * @throws {BridgeError} `COMFYUI_NOT_FOUND`; `PATHS_CONFIG_INVALID` with every error of every configuration file.
  */
 export async function createBridge(config: BridgeConfig, logger: Logger): Promise<Bridge> {
-  const { installation, paths } = openFolders(config, logger);
+  const { installation, paths } = await openFolders(config, logger);
   for (const { severity, ...problem } of paths.problems) logger.warn(problem, `model paths: ${severity}`);
   const errors = paths.problems.filter(({ severity }) => severity === 'error');
   if (errors.length > 0) {
@@ -75,6 +76,9 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
     logger,
   });
   const vision = new VisionEngine(inference);
+  await paths.watch((change) => {
+    reportChange(change, logger);
+  });
   const nodes = createNodes({ paths, directories, vision, disableMetadata: config.disableMetadata });
   const queue = new PromptQueue({ table: nodes, logger });
   return {
@@ -90,28 +94,44 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
     async [Symbol.asyncDispose]() {
       await queue[Symbol.asyncDispose]();
       await inference[Symbol.asyncDispose]();
+      await paths[Symbol.asyncDispose]();
       await rm(ownTemp, { recursive: true, force: true });
     },
   };
 }
 
+/** A configuration that became bad leaves the last good one in force. */
+function reportChange({ folders, problems = [] }: PathsChange, logger: Logger): void {
+  for (const { severity, ...problem } of problems) {
+    if (severity === 'error') logger.error(problem, 'model paths: the changed configuration is not used');
+    else logger.warn(problem, 'model paths: warning');
+  }
+  if (folders.length > 0) logger.info({ folders }, 'model folders changed');
+}
+
+export interface OpenFolders {
+  readonly installation: ComfyUIInstallation | undefined;
+  readonly running: RunningComfyUI | undefined;
+  readonly paths: FolderPaths;
+}
+
 /** The folders that a configuration names, or that are found where it names none. */
-export function openFolders(
-  config: BridgeConfig,
-  logger: Logger,
-): { installation: ComfyUIInstallation | undefined; paths: FolderPaths } {
+export async function openFolders(config: BridgeConfig, logger: Logger): Promise<OpenFolders> {
+  const running = config.comfyuiUrl === undefined ? undefined : await askRunningComfyUI(config.comfyuiUrl);
   const installation = findInstallation(config);
-  const { baseDirectory } = config;
+  const baseDirectory = config.baseDirectory ?? running?.flags.baseDirectory ?? installation?.baseDirectory;
   if (installation === undefined && baseDirectory === undefined) throw notFound();
-  const paths = new FolderPaths({
+  const options = {
     installDirectory: installation?.root ?? resolve(baseDirectory ?? ''),
-    baseDirectory: baseDirectory ?? installation?.baseDirectory,
+    baseDirectory,
     extraModelPathsConfigs: [...(installation?.extraModelPathsConfigs ?? []), ...config.extraModelPathsConfig],
-    inputDirectory: config.inputDirectory,
-    outputDirectory: config.outputDirectory,
+    inputDirectory: config.inputDirectory ?? running?.flags.inputDirectory,
+    outputDirectory: config.outputDirectory ?? running?.flags.outputDirectory,
     logger,
-  });
-  return { installation, paths };
+  };
+  const paths =
+    running === undefined ? new FolderPaths(options) : FolderPaths.ofRunning(running.url, running.folders, options);
+  return { installation, running, paths };
 }
 
 function findInstallation({ comfyui, baseDirectory }: BridgeConfig): ComfyUIInstallation | undefined {

@@ -31,6 +31,11 @@ export const FLAGS: readonly Flag[] = [
   },
   {
     group: 'folders',
+    usage: '--comfyui-url <url>',
+    description: 'A running ComfyUI on this machine: its own folder map and folder flags win over what the files say',
+  },
+  {
+    group: 'folders',
     usage: '--base-directory <folder>',
     description: 'Folder of models, custom_nodes, input, output, temp and user, in place of the installation',
   },
@@ -119,6 +124,7 @@ const wholeNumber = (low: number, high: number): z.ZodType<number> => z.coerce.n
 
 const configSchema = z.object({
   comfyui: text.optional(),
+  comfyuiUrl: z.url({ protocol: /^https?$/, error: 'an address such as http://127.0.0.1:8188' }).optional(),
   baseDirectory: text.optional(),
   extraModelPathsConfig: z.array(text).default([]),
   inputDirectory: text.optional(),

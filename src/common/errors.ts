@@ -29,6 +29,8 @@ export const ERROR_CODES = {
   // vision
   VISION_FAMILY_UNKNOWN: 'No vision family matches the header of this file.',
   OUTPUT_UNAVAILABLE: 'The model cannot give this output, because of its family or because weights are absent.',
+  // upstream
+  UPSTREAM_UNAVAILABLE: 'The running ComfyUI does not answer, or its folders are not on this machine.',
   // runtime
   RUNTIME_UNAVAILABLE: 'The inference process ended or cannot be started.',
   RUNTIME_FAILED: 'onnxruntime refused the graph or failed while running it.',

@@ -7,7 +7,12 @@
  * Source: ComfyUI 0.3.64, main.py `apply_custom_paths` and folder_paths.py; checked by test/golden/paths.
  */
 import { messageOf } from '../common/errors.js';
-import { readExtraModelPaths, type NonStringType, type PathProblem } from './extra-model-paths.js';
+import {
+  readExtraModelPaths,
+  type ExtraModelPaths,
+  type NonStringType,
+  type PathProblem,
+} from './extra-model-paths.js';
 import { addOutputFolders, createDefaultMap, type FolderMap } from './folder-map.js';
 import { makeAbsolute, type PathPlatform } from './path-rules.js';
 import { MAX_YAML_BYTES } from './yaml-reader.js';
@@ -23,8 +28,8 @@ export interface PathConfiguration {
 }
 
 export interface ConfigurationReader {
-  /** True for a regular file, links followed. */
-  isFile(path: string): boolean;
+  /** What is there, links followed. */
+  kindOf(path: string): 'file' | 'folder' | undefined;
   /** @throws what the system says */
   read(path: string): Uint8Array;
 }
@@ -36,6 +41,8 @@ export interface AssembledPaths {
   readonly outputDirectory: string;
   /** All files that were read, or should have been; absolute. */
   readonly configFiles: readonly string[];
+  /** These, and the one beside main.py that may appear. */
+  readonly watchableConfigFiles: readonly string[];
   readonly nonStringTypes: readonly NonStringType[];
   /** Of all files at once, in the order in which ComfyUI would meet them. */
   readonly problems: readonly PathProblem[];
@@ -59,7 +66,7 @@ export function assemblePaths(
 
   const ownFile = rules.join(configuration.installDirectory, CONFIG_NAME);
   const laterFile = rules.join(configuration.installDirectory, LATER_CONFIG_NAME);
-  if (reader.isFile(laterFile)) {
+  if (reader.kindOf(laterFile) === 'file') {
     problems.push({
       severity: 'warning',
       file: laterFile,
@@ -67,7 +74,7 @@ export function assemblePaths(
     });
   }
   const configFiles = [
-    ...(reader.isFile(ownFile) ? [ownFile] : []),
+    ...(reader.kindOf(ownFile) === 'file' ? [ownFile] : []),
     ...(configuration.extraModelPathsConfigs ?? []).map(absolute),
   ];
   for (const file of configFiles) {
@@ -77,6 +84,7 @@ export function assemblePaths(
     problems.push(...extra.problems);
     nonStringTypes.push(...extra.nonStringTypes);
     warnAboutRepeats(extra, file, problems);
+    warnAboutMissing(extra, file, reader, problems);
     for (const { name, path, isDefault, line, section } of extra.folders) {
       map.add(name, { path, origin: { kind: 'config', file, line, section } }, isDefault);
     }
@@ -85,7 +93,17 @@ export function assemblePaths(
   const outputDirectory = absolute(configuration.outputDirectory ?? rules.join(baseDirectory, 'output'));
   addOutputFolders(map, platform, outputDirectory);
   const inputDirectory = absolute(configuration.inputDirectory ?? rules.join(baseDirectory, 'input'));
-  return { map, baseDirectory, inputDirectory, outputDirectory, configFiles, nonStringTypes, problems };
+  const watchableConfigFiles = [...new Set([ownFile, ...configFiles])];
+  return {
+    map,
+    baseDirectory,
+    inputDirectory,
+    outputDirectory,
+    configFiles,
+    watchableConfigFiles,
+    nonStringTypes,
+    problems,
+  };
 }
 
 function readConfig(reader: ConfigurationReader, file: string, problems: PathProblem[]): Uint8Array | undefined {
@@ -103,7 +121,24 @@ function readConfig(reader: ConfigurationReader, file: string, problems: PathPro
   return undefined;
 }
 
-function warnAboutRepeats(extra: ReturnType<typeof readExtraModelPaths>, file: string, problems: PathProblem[]): void {
+/** ComfyUI takes no notice of these until a model is missing. */
+function warnAboutMissing(
+  extra: ExtraModelPaths,
+  file: string,
+  reader: ConfigurationReader,
+  problems: PathProblem[],
+): void {
+  for (const { name, path, line, section } of extra.folders) {
+    const kind = reader.kindOf(path);
+    if (kind === 'folder') continue;
+    const consequence = name === 'custom_nodes' ? 'ComfyUI will not start without it' : 'nothing will be found in it';
+    const message =
+      kind === 'file' ? `${path} is a file, not a folder` : `the folder ${path} does not exist; ${consequence}`;
+    problems.push({ severity: 'warning', file, section, key: name, line, message });
+  }
+}
+
+function warnAboutRepeats(extra: ExtraModelPaths, file: string, problems: PathProblem[]): void {
   const seen = new Map<string, number>();
   const defaults = new Map<string, string>();
   for (const { name, path, line, section, isDefault } of extra.folders) {

@@ -79,12 +79,12 @@ export function createDefaultMap(platform: PathPlatform, baseDirectory: string):
 }
 
 /** A map of given folders alone. Types that ComfyUI knows have its endings, others accept every file. */
-export function createOwnMap(folders: ReadonlyMap<string, readonly string[]>): FolderMap {
+export function createOwnMap(folders: ReadonlyMap<string, readonly string[]>, origin: Origin): FolderMap {
   const map = new FolderMap();
   for (const [name, paths] of folders) {
     const known = DEFAULT_FOLDERS.find((folder) => folder.name === currentFolderName(name));
     map.define(currentFolderName(name), known?.extensions ?? []);
-    for (const path of paths) map.add(name, { path, origin: { kind: 'library' } });
+    for (const path of paths) map.add(name, { path, origin });
   }
   return map;
 }

@@ -14,7 +14,8 @@ import {
   type PathConfiguration,
 } from './configuration.js';
 import { closestFolderName, type NonStringType, type PathProblem } from './extra-model-paths.js';
-import { createOwnMap, type FolderType, type ModelFolder } from './folder-map.js';
+import { createOwnMap, type FolderMap, type FolderType, type ModelFolder } from './folder-map.js';
+import { FolderWatcher } from './folder-watcher.js';
 import { isCurrent, listFiles, type Listing } from './listing.js';
 import { findModel } from './lookup.js';
 import type { PathPlatform } from './path-rules.js';
@@ -29,19 +30,36 @@ export interface FolderPathsOptions extends PathConfiguration {
 const MAX_SUGGESTIONS = 5;
 
 const disk: ConfigurationReader = {
-  isFile: (path) => statSync(path, { throwIfNoEntry: false })?.isFile() === true,
+  kindOf(path) {
+    try {
+      const stats = statSync(path, { throwIfNoEntry: false });
+      return stats?.isFile() === true ? 'file' : stats?.isDirectory() === true ? 'folder' : undefined;
+    } catch {
+      return undefined; // a component of the path is no folder, or may not be read
+    }
+  },
   read: (path) => readFileSync(path),
 };
 
+/** What changed, as `watch` tells it. */
+export interface PathsChange {
+  /** Folder types whose files are others now. */
+  readonly folders: readonly string[];
+  /** The configuration was read again, with these problems; with an error among them the last good one stays in force. */
+  readonly problems?: readonly PathProblem[];
+}
+
 type Assemble = typeof assemblePaths;
 
-export class FolderPaths {
+export class FolderPaths implements AsyncDisposable {
   readonly #assemble: () => AssembledPaths;
   readonly #platform: PathPlatform;
   readonly #logger: Logger;
   readonly #listings = new Map<string, Listing>();
   readonly #flights = new SingleFlight<string, Listing>();
+  readonly #dirty = new Set<string>();
   #assembled: AssembledPaths;
+  #watcher: FolderWatcher | undefined;
 
   constructor(options: FolderPathsOptions, assemble: Assemble = assemblePaths) {
     this.#platform = options.platform ?? currentPlatform();
@@ -53,14 +71,31 @@ export class FolderPaths {
   /** Folders that a program names itself; types that ComfyUI knows keep its endings. */
   static ofFolders(folders: ReadonlyMap<string, readonly string[]>): FolderPaths {
     return new FolderPaths({ installDirectory: '' }, () => ({
-      map: createOwnMap(folders),
+      map: createOwnMap(folders, { kind: 'library' }),
       baseDirectory: '',
       inputDirectory: '',
       outputDirectory: '',
       configFiles: [],
+      watchableConfigFiles: [],
       nonStringTypes: [],
       problems: [],
     }));
+  }
+
+  /**
+   * The folder map of a running ComfyUI in place of what the files say, whose differences are reported as warnings. The
+   * files stay watched, but only a restart of ComfyUI takes them up.
+   */
+  static ofRunning(
+    url: string,
+    folders: ReadonlyMap<string, readonly string[]>,
+    options: FolderPathsOptions,
+  ): FolderPaths {
+    return new FolderPaths(options, (platform, configuration, reader) => {
+      const fromFiles = assemblePaths(platform, configuration, reader);
+      const map = createOwnMap(folders, { kind: 'running', url });
+      return { ...fromFiles, map, problems: [...fromFiles.problems, ...differences(url, map, fromFiles.map)] };
+    });
   }
 
   get baseDirectory(): string {
@@ -113,10 +148,14 @@ export class FolderPaths {
     const type = this.#type(name);
     const listing = await this.#flights.run(name, async () => {
       const known = this.#listings.get(name);
-      if (known !== undefined && (await isCurrent(known, type))) return known;
+      if (known !== undefined && (await this.#isCurrent(name, known, type))) return known;
+      this.#dirty.delete(name);
       const fresh = await listFiles(type);
       for (const warning of fresh.warnings) this.#logger.warn({ folder: name }, warning);
       this.#listings.set(name, fresh);
+      await this.#trackAll();
+      // What changed between the listing and the watch is seen by nobody else.
+      if (this.#watcher !== undefined && !(await isCurrent(fresh, type))) this.#dirty.add(name);
       return fresh;
     });
     return listing.names;
@@ -165,6 +204,24 @@ export class FolderPaths {
     );
   }
 
+  /**
+   * Begins to watch configuration files and every folder that was listed: `list` answers from memory from now on, and
+   * `onChange` is called once per burst of changes, within a second on a local disk.
+   */
+  async watch(onChange: (change: PathsChange) => void): Promise<void> {
+    this.#watcher ??= new FolderWatcher({
+      onChange: (paths) => {
+        void this.#changed(paths, onChange);
+      },
+    });
+    await this.#trackAll();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#watcher?.[Symbol.asyncDispose]();
+    this.#watcher = undefined;
+  }
+
   /** Reads all configuration files again; on an error the last good configuration stays in force. */
   reload(): readonly PathProblem[] {
     const next = this.#assemble();
@@ -173,6 +230,64 @@ export class FolderPaths {
     this.#listings.clear();
     return next.problems;
   }
+
+  async #isCurrent(name: string, listing: Listing, type: FolderType): Promise<boolean> {
+    return this.#watcher === undefined ? isCurrent(listing, type) : !this.#dirty.has(name);
+  }
+
+  async #trackAll(): Promise<void> {
+    const { watchableConfigFiles, map } = this.#assembled;
+    const folders = [...this.#listings].flatMap(([name, listing]) => [
+      ...listing.folderTimes.keys(),
+      // A root that is not there yet may appear.
+      ...(map.get(name)?.folders ?? []).map(({ path }) => path),
+    ]);
+    await this.#watcher?.track(new Set([...watchableConfigFiles, ...folders]));
+  }
+
+  async #changed(paths: ReadonlySet<string>, onChange: (change: PathsChange) => void): Promise<void> {
+    const listed = [...this.#listings];
+    const isReload = this.#assembled.watchableConfigFiles.some((file) => paths.has(file));
+    const problems = isReload ? this.reload() : undefined;
+    const touched = listed.filter(([name, { folderTimes }]) => {
+      const roots = this.#assembled.map.get(name)?.folders ?? [];
+      return isReload || [...paths].some((path) => folderTimes.has(path) || roots.some((root) => root.path === path));
+    });
+    for (const [name] of touched) this.#dirty.add(name);
+    const folders: string[] = [];
+    for (const [name, before] of touched) {
+      const isKnown = this.#assembled.map.get(name) !== undefined;
+      const after = isKnown ? await this.list(name) : [];
+      if (after.join('\0') !== before.names.join('\0')) folders.push(name);
+    }
+    if (isReload) await this.#trackAll();
+    if (folders.length > 0 || problems !== undefined)
+      onChange({ folders, ...(problems === undefined ? {} : { problems }) });
+  }
+}
+
+/** Where a running ComfyUI and its files disagree: changed since it started, or by a custom node. */
+function differences(url: string, running: FolderMap, files: FolderMap): PathProblem[] {
+  const pathsOf = (map: FolderMap, name: string): string[] => map.getExact(name)?.folders.map(({ path }) => path) ?? [];
+  return [...new Set([...running.names(), ...files.names()])].flatMap((name): PathProblem[] => {
+    const [here, there] = [pathsOf(running, name), pathsOf(files, name)];
+    if (here.join('\0') === there.join('\0')) return [];
+    const extra = here.filter((path) => !there.includes(path));
+    const missing = there.filter((path) => !here.includes(path));
+    const parts = [
+      ...(extra.length > 0 ? [`has ${extra.join(', ')}, which the files do not name`] : []),
+      ...(missing.length > 0 ? [`lacks ${missing.join(', ')}, which the files name`] : []),
+      ...(extra.length + missing.length === 0 ? ['has the same folders in another order'] : []),
+    ];
+    return [
+      {
+        severity: 'warning',
+        file: url,
+        key: name,
+        message: `${name}: the running ComfyUI ${parts.join(' and ')}; its own map is used`,
+      },
+    ];
+  });
 }
 
 /** Names of the same file in another folder, in another case, or that contain the text. */

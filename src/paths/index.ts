@@ -1,5 +1,5 @@
 /** Door of paths/: the user's folders, listings, and safe names. */
 export type { PathProblem } from './extra-model-paths.js';
-export { FolderPaths, type FolderPathsOptions } from './folder-paths.js';
+export { FolderPaths, type FolderPathsOptions, type PathsChange } from './folder-paths.js';
 export type { Origin } from './folder-map.js';
 export { resolveInside, splitAnnotation, type FileArea } from './lookup.js';

@@ -63,7 +63,7 @@ export function encodeCommand(): Command {
     const engine = new VisionEngine(inference);
     const path = existsSync(flags.model)
       ? flags.model
-      : await openFolders(configOf(command), logger).paths.resolve('clip_vision', flags.model);
+      : await (await openFolders(configOf(command), logger)).paths.resolve('clip_vision', flags.model);
     const model = await engine.open(path);
     const { outputs, pixels, failures } = await encodeAll(engine, model, images, flags);
     for (const { image, error } of failures) process.stderr.write(`error: ${image}: ${messageOf(error)}\n`);

@@ -13,11 +13,12 @@ export function pathsCommand(): Command {
     .option('--json', 'one JSON document');
   addFlags(command, ['folders']);
   return command.action(async (options: { list?: boolean; json?: boolean }) => {
-    const { installation, paths } = openFolders(configOf(command), createLogger('error'));
+    const { installation, running, paths } = await openFolders(configOf(command), createLogger('error'));
     const folders = await Promise.all(paths.names().map((name) => describeFolder(paths, name, options.list === true)));
     if (options.json === true) {
       printJson({
         comfyui: installation ?? null,
+        running: running === undefined ? null : { url: running.url, version: running.version },
         baseDirectory: paths.baseDirectory,
         configFiles: paths.configFiles,
         folders,
@@ -30,6 +31,7 @@ export function pathsCommand(): Command {
         ? `Base folder: ${paths.baseDirectory}`
         : `ComfyUI ${installation.version ?? '(version unknown)'} in ${installation.root}, found by ${installation.foundBy}`,
     );
+    if (running !== undefined) printLine(`Folders as the ComfyUI ${running.version ?? ''} at ${running.url} has them`);
     for (const file of paths.configFiles) printLine(`Configuration: ${file}`);
     printLine();
     printTable(

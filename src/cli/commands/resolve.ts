@@ -13,7 +13,7 @@ export function resolveCommand(): Command {
     .option('--json', 'one JSON document');
   addFlags(command, ['folders']);
   return command.action(async (folder: string, name: string, options: { json?: boolean }) => {
-    const { paths } = openFolders(configOf(command), createLogger('error'));
+    const { paths } = await openFolders(configOf(command), createLogger('error'));
     const path = await paths.resolve(folder, name);
     if (options.json === true) printJson({ folder, name, path });
     else printLine(path);

@@ -12,7 +12,7 @@ export function statsCommand(): Command {
     .option('--json', 'one JSON document');
   addFlags(command, ['folders']);
   return command.action(async (options: { json?: boolean }) => {
-    const { paths } = openFolders(configOf(command), createLogger('error'));
+    const { paths } = await openFolders(configOf(command), createLogger('error'));
     const folders = await ComfyUIPathResolver.fromFolderPaths(paths).getStats();
     const total = {
       files: sum(folders.map(({ files }) => files)),

@@ -119,7 +119,10 @@ function checkWindowsCase({ args, env, expect: expected }: PathCase): void {
       installDirectory: args.installDir,
       extraModelPathsConfigs: args.extraConfigs.map((config) => config.path),
     },
-    { isFile: (path) => contents.has(path), read: (path) => new TextEncoder().encode(contents.get(path)) },
+    {
+      kindOf: (path) => (contents.has(path) ? 'file' : undefined),
+      read: (path) => new TextEncoder().encode(contents.get(path)),
+    },
   );
   checkAssembled(assembled, expected, (path) => path);
   for (const query of expected.fullPathCandidates ?? []) {
@@ -191,7 +194,7 @@ async function checkPosixCase(testCase: PathCase, home: string): Promise<void> {
     extraModelPathsConfigs: args.extraConfigs.map((config) => local(config.path)),
   };
   const assembled = assemblePaths(platform, configuration, {
-    isFile: (path) => existsSync(path) && !readdirSafe(path),
+    kindOf: (path) => (existsSync(path) ? (readdirSafe(path) ? 'folder' : 'file') : undefined),
     read: (path) => readFileSync(path),
   });
   checkAssembled(assembled, testCase.expect, local);

@@ -1,0 +1,2 @@
+/** Door of upstream/: the ComfyUI that runs beside us. */
+export { askRunningComfyUI, type RunningComfyUI } from './running-comfyui.js';

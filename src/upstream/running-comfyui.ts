@@ -1,0 +1,102 @@
+/**
+ * What a running ComfyUI says of its own folders.
+ *
+ * Its map is the surest there is: custom nodes change it after start. Its paths mean something here only when it runs on
+ * this machine, which is checked before they are used.
+ *
+ * Source: ComfyUI, `/system_stats` and `/internal/folder_paths`.
+ */
+import { existsSync } from 'node:fs';
+import { isAbsolute } from 'node:path';
+import { z } from 'zod';
+import { BridgeError, messageOf } from '../common/errors.js';
+
+export interface RunningComfyUI {
+  readonly url: string;
+  readonly version: string | undefined;
+  /** Folder type to absolute folders, in search order. */
+  readonly folders: ReadonlyMap<string, readonly string[]>;
+  /** Its command line, as far as it names folders. */
+  readonly flags: RunningFlags;
+}
+
+export interface RunningFlags {
+  readonly baseDirectory?: string;
+  readonly inputDirectory?: string;
+  readonly outputDirectory?: string;
+}
+
+const REQUEST_TIMEOUT_MS = 3000;
+const MAX_ANSWER_BYTES = 10_000_000;
+
+const statsSchema = z.object({
+  system: z.object({ comfyui_version: z.string().optional(), argv: z.array(z.string()).default([]) }),
+});
+const foldersSchema = z.record(z.string(), z.array(z.string()));
+
+/**
+ * Asks a running ComfyUI.
+ *
+ * @throws {BridgeError} `UPSTREAM_UNAVAILABLE` when it does not answer, answers something else, or runs on another machine.
+ */
+export async function askRunningComfyUI(url: string): Promise<RunningComfyUI> {
+  const base = url.replace(/\/+$/, '');
+  const { system } = await getJson(`${base}/system_stats`, statsSchema);
+  const folders = new Map(Object.entries(await getJson(`${base}/internal/folder_paths`, foldersSchema)));
+  const all = [...folders.values()].flat();
+  if (!all.some((path) => isAbsolute(path) && existsSync(path))) {
+    throw new BridgeError(
+      'UPSTREAM_UNAVAILABLE',
+      `The ComfyUI at ${base} runs on another machine, or in a container: none of its folders (${all.slice(0, 3).join(', ')}, …) is here. Name the folders of this machine with --comfyui or --base-directory.`,
+      { details: { url: base } },
+    );
+  }
+  return { url: base, version: system.comfyui_version, folders, flags: readFlags(system.argv) };
+}
+
+/** `--flag value` and `--flag=value`; relative values mean a working folder that is not told, so they are left out. */
+export function readFlags(argv: readonly string[]): RunningFlags {
+  const valueOf = (flag: string): string | undefined => {
+    const at = argv.findIndex((argument) => argument === flag || argument.startsWith(`${flag}=`));
+    const argument = argv[at];
+    const value = argument === flag ? argv[at + 1] : argument?.slice(flag.length + 1);
+    return value !== undefined && isAbsolute(value) ? value : undefined;
+  };
+  const named = {
+    baseDirectory: valueOf('--base-directory'),
+    inputDirectory: valueOf('--input-directory'),
+    outputDirectory: valueOf('--output-directory'),
+  };
+  return Object.fromEntries(Object.entries(named).filter(([, value]) => value !== undefined));
+}
+
+async function getJson<T>(url: string, schema: z.ZodType<T>): Promise<T> {
+  const unavailable = (problem: string, cause?: unknown): BridgeError =>
+    new BridgeError(
+      'UPSTREAM_UNAVAILABLE',
+      `No ComfyUI answers at ${url}: ${problem}. Is it running, and is the address right?`,
+      { cause, details: { url } },
+    );
+  let text: string;
+  try {
+    const response = await fetch(url, { signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
+    if (!response.ok) throw unavailable(`status ${response.status}`);
+    text = await response.text();
+  } catch (error) {
+    if (error instanceof BridgeError) throw error;
+    throw unavailable(
+      error instanceof Error && error.cause instanceof Error ? error.cause.message : messageOf(error),
+      error,
+    );
+  }
+  if (text.length > MAX_ANSWER_BYTES) throw unavailable('the answer is too long');
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    throw unavailable('the answer is not JSON', error);
+  }
+  const parsed = schema.safeParse(json);
+  if (!parsed.success) throw unavailable('the answer is not what ComfyUI gives');
+  return parsed.data;
+}
