@@ -90,6 +90,7 @@ function places(options: DetectionOptions): Place[] {
     ...workingPlaces(options.workingDirectory ?? process.cwd()),
     ...comfyCliPlaces(home, platform),
     ...desktopPlaces(home, platform),
+    ...secondDesktopPlaces(home, platform),
     ...usualPlaces(home, platform),
   ];
 }
@@ -138,6 +139,22 @@ function desktopPlaces(home: string, platform: NodeJS.Platform): Place[] {
     foundBy: 'the settings of ComfyUI Desktop',
     baseDirectory: settings.data.basePath,
     extraModelPathsConfigs: existsSync(extra) ? [extra] : [],
+  }));
+}
+
+const desktopInstallationsSchema = z.array(z.object({ installPath: z.string() }));
+
+/** ComfyUI Desktop of the second generation: several installations in one list, and models shared by a file of its own. */
+function secondDesktopPlaces(home: string, platform: NodeJS.Platform): Place[] {
+  const folder = join(configFolder(home, platform), 'Comfy Desktop');
+  const installations = desktopInstallationsSchema.safeParse(
+    parseJsonText(readText(join(folder, 'installations.json'))),
+  );
+  const shared = join(folder, 'shared_model_paths.yaml');
+  return (installations.data ?? []).map(({ installPath }) => ({
+    path: installPath,
+    foundBy: 'the installations of Comfy Desktop',
+    extraModelPathsConfigs: existsSync(shared) ? [shared] : [],
   }));
 }
 

@@ -148,14 +148,14 @@ export class FolderPaths implements AsyncDisposable {
     const type = this.#type(name);
     const listing = await this.#flights.run(name, async () => {
       const known = this.#listings.get(name);
-      if (known !== undefined && (await this.#isCurrent(name, known, type))) return known;
+      if (known !== undefined && this.#isCurrent(name, known, type)) return known;
       this.#dirty.delete(name);
       const fresh = await listFiles(type);
       for (const warning of fresh.warnings) this.#logger.warn({ folder: name }, warning);
       this.#listings.set(name, fresh);
       await this.#trackAll();
       // What changed between the listing and the watch is seen by nobody else.
-      if (this.#watcher !== undefined && !(await isCurrent(fresh, type))) this.#dirty.add(name);
+      if (this.#watcher !== undefined && !isCurrent(fresh, type)) this.#dirty.add(name);
       return fresh;
     });
     return listing.names;
@@ -231,7 +231,7 @@ export class FolderPaths implements AsyncDisposable {
     return next.problems;
   }
 
-  async #isCurrent(name: string, listing: Listing, type: FolderType): Promise<boolean> {
+  #isCurrent(name: string, listing: Listing, type: FolderType): boolean {
     return this.#watcher === undefined ? isCurrent(listing, type) : !this.#dirty.has(name);
   }
 

@@ -6,7 +6,7 @@
  *
  * Source: ComfyUI 0.3.64, folder_paths.py, `recursive_search` and `get_filename_list_`; checked by test/golden/paths.
  */
-import type { Dirent, Stats } from 'node:fs';
+import { statSync, type Dirent, type Stats } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join, sep } from 'node:path';
 import type { FolderType } from './folder-map.js';
@@ -34,13 +34,35 @@ export async function listFiles(type: FolderType): Promise<Listing> {
   return { names: sortByCodePoint([...names]), folderTimes: walk.folderTimes, warnings: walk.warnings };
 }
 
-/** True while no folder of a listing changed and no configured root appeared. */
-export async function isCurrent(listing: Listing, type: FolderType): Promise<boolean> {
-  const checks = [...listing.folderTimes].map(async ([path, time]) => (await statOf(path))?.mtimeMs === time);
-  const roots = type.folders
-    .filter(({ path }) => !listing.folderTimes.has(path))
-    .map(async ({ path }) => (await statOf(path))?.isDirectory() !== true);
-  return (await Promise.all([...checks, ...roots])).every(Boolean);
+/**
+ * True while no folder of a listing changed and no configured root appeared.
+ *
+ * Synchronous: 400 looks take half a millisecond, and six times that through the thread pool. A server watches its
+ * folders instead, and never comes here.
+ */
+export function isCurrent(listing: Listing, type: FolderType): boolean {
+  for (const [path, time] of listing.folderTimes) {
+    if (modificationTime(path) !== time) return false;
+  }
+  return type.folders.every(({ path }) => listing.folderTimes.has(path) || !isFolder(path));
+}
+
+const QUIETLY = { throwIfNoEntry: false } as const;
+
+function modificationTime(path: string): number | undefined {
+  try {
+    return statSync(path, QUIETLY)?.mtimeMs;
+  } catch {
+    return undefined;
+  }
+}
+
+function isFolder(path: string): boolean {
+  try {
+    return statSync(path, QUIETLY)?.isDirectory() === true;
+  } catch {
+    return false; // a component of the path is no folder, or may not be read
+  }
 }
 
 /** Text from the last dot of the last component, leading dots not counting, in lower case. */

@@ -77,6 +77,24 @@ describe('detectComfyUIInstallation', () => {
     });
   });
 
+  it('finds the installations of the second Comfy Desktop, with the models they share', async () => {
+    const user = join(home, 'desktop2');
+    const root = await makeInstallation(join(home, 'installs', 'one', 'ComfyUI'));
+    const settings = join(user, 'AppData', 'Roaming', 'Comfy Desktop');
+    await makeFile(join(settings, 'shared_model_paths.yaml'));
+    await writeFile(
+      join(settings, 'installations.json'),
+      JSON.stringify([{ id: 'x', installPath: join(home, 'installs', 'one') }]),
+    );
+    expect(detectComfyUIInstallation({ workingDirectory: elsewhere(), home: user, platform: 'win32' })).toMatchObject({
+      root,
+      foundBy: 'the installations of Comfy Desktop',
+      extraModelPathsConfigs: [join(settings, 'shared_model_paths.yaml')],
+    });
+    await writeFile(join(settings, 'installations.json'), '{"broken"');
+    expect(detectComfyUIInstallation({ workingDirectory: elsewhere(), home: user, platform: 'win32' })).toBeUndefined();
+  });
+
   it('looks at the given paths only, through links, and finds nothing where nothing is', async () => {
     const root = await makeInstallation(join(home, 'given', 'ComfyUI'));
     await symlink(root, join(home, 'link'));
