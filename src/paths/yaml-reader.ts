@@ -4,7 +4,19 @@
  * Structure and most syntax errors come from the `yaml` package; scalars, merge keys, aliases that share one mapping and
  * the few texts that PyYAML refuses and other readers accept are handled here.
  */
-import { Composer, isAlias, isMap, isScalar, isSeq, LineCounter, Parser, type Document, type ParsedNode } from 'yaml';
+import {
+  Composer,
+  isAlias,
+  isMap,
+  isScalar,
+  isSeq,
+  LineCounter,
+  Parser,
+  type Document,
+  type ParsedNode,
+  type YAMLParseError,
+} from 'yaml';
+import { findRefusedTab } from './yaml-tabs.js';
 import {
   keyIdentity,
   resolvePlain,
@@ -45,13 +57,12 @@ export function readYaml(bytes: Uint8Array): YamlResult {
   } catch {
     return { problem: { message: 'the file is not UTF-8; save it as UTF-8 (in Notepad: "Save as", Encoding)' } };
   }
-  const hadMark = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
   // Python opens the file with universal newlines.
-  return readText(text.replaceAll(/\r\n?/g, '\n'), hadMark);
+  return readText(text.replaceAll(/\r\n?/g, '\n'));
 }
 
-function readText(text: string, hadMark: boolean): YamlResult {
-  const places = new Places(text, hadMark);
+function readText(text: string): YamlResult {
+  const places = new Places(text);
   const odd = UNPRINTABLE.exec(text);
   if (odd !== null) {
     return {
@@ -59,10 +70,6 @@ function readText(text: string, hadMark: boolean): YamlResult {
         message: `the character U+${(odd[0].codePointAt(0) ?? 0).toString(16).padStart(4, '0')} is not allowed in YAML`,
       },
     };
-  }
-  const tab = findRefusedTab(text);
-  if (tab !== undefined) {
-    return { problem: { message: 'a tab stands where YAML allows blanks only', at: places.marked(tab) } };
   }
   const counter = new LineCounter();
   const composer = new Composer({
@@ -74,16 +81,13 @@ function readText(text: string, hadMark: boolean): YamlResult {
   });
   const documents = [...composer.compose(new Parser(counter.addNewLine).parse(text))];
   const [document, second] = documents;
-  const problem = document === undefined ? undefined : firstError(document, text);
-  if (problem !== undefined) return { problem: { message: problem.message, at: places.marked(problem.offset) } };
-  if (second !== undefined) {
-    return {
-      problem: {
-        message: 'a second document begins here; ComfyUI reads one',
-        at: places.marked(documentStart(text, second)),
-      },
-    };
-  }
+  const problem = earliest([
+    syntaxProblem(document, second, text),
+    tabProblem(text),
+    referenceProblem(document?.contents),
+  ]);
+  if (problem !== undefined)
+    return { problem: { message: problem.message, at: places.at(places.withProperties(problem.offset)) } };
   try {
     return { value: new Constructor(places).build(document?.contents ?? undefined) };
   } catch (refusal) {
@@ -92,14 +96,63 @@ function readText(text: string, hadMark: boolean): YamlResult {
   }
 }
 
+interface OffsetProblem {
+  readonly message: string;
+  readonly offset: number;
+}
+
+/** PyYAML reads as a stream: of several problems it meets the first. */
+function earliest(problems: readonly (OffsetProblem | undefined)[]): OffsetProblem | undefined {
+  return problems.reduce(
+    (first, problem) =>
+      first === undefined || (problem !== undefined && problem.offset < first.offset) ? problem : first,
+    undefined,
+  );
+}
+
+function tabProblem(text: string): OffsetProblem | undefined {
+  const offset = findRefusedTab(text);
+  return offset === undefined ? undefined : { message: 'a tab stands where YAML allows blanks only', offset };
+}
+
+function syntaxProblem(
+  document: Document.Parsed | undefined,
+  second: Document.Parsed | undefined,
+  text: string,
+): OffsetProblem | undefined {
+  const first = document === undefined ? undefined : firstError(document, text);
+  if (first !== undefined || second === undefined) return first;
+  return { message: 'a second document begins here; ComfyUI reads one', offset: documentStart(text, second) };
+}
+
+/** An alias without an anchor before it, or an anchor that is given twice. */
+function referenceProblem(root: ParsedNode | null | undefined): OffsetProblem | undefined {
+  const anchors = new Set<string>();
+  const stack: (ParsedNode | null | undefined)[] = [root];
+  for (let count = 0; stack.length > 0 && count < MAX_NODES; count += 1) {
+    const node = stack.pop();
+    if (node === null || node === undefined) continue;
+    const offset = node.range[0];
+    if (isAlias(node)) {
+      if (!anchors.has(node.source)) return { message: `the alias *${node.source} has no anchor before it`, offset };
+      continue;
+    }
+    if (node.anchor !== undefined) {
+      if (anchors.has(node.anchor)) return { message: `the anchor &${node.anchor} is given twice`, offset };
+      anchors.add(node.anchor);
+    }
+    if (isSeq(node)) stack.push(...node.items.toReversed());
+    if (isMap(node)) stack.push(...node.items.toReversed().flatMap(({ key, value }) => [value, key]));
+  }
+  return undefined;
+}
+
 /** Offsets to lines and columns, in characters rather than UTF-16 units. */
 class Places {
   readonly #text: string;
-  readonly #markLength: number;
 
-  constructor(text: string, hadMark: boolean) {
+  constructor(text: string) {
     this.#text = text;
-    this.#markLength = hadMark ? 1 : 0;
   }
 
   at(offset: number): Position {
@@ -109,59 +162,65 @@ class Places {
   }
 
   /** Where a value begins, its tag and anchor included. */
-  withProperties(offset: number): Position {
-    const properties = /(?:[!&]\S*[ \t]+)+$/.exec(this.#text.slice(0, offset));
-    return this.at(properties?.index ?? offset);
+  withProperties(offset: number): number {
+    const before = this.#text.slice(this.#text.lastIndexOf('\n', offset - 1) + 1, offset);
+    const properties = /(?:[!&][^\s,[\]{}]*[ \t]+)+$/.exec(before);
+    return properties === null ? offset : offset - properties[0].length;
   }
-
-  /** PyYAML's own marks count a byte order mark as a character of the first line. */
-  marked(offset: number): Position {
-    const { line, column } = this.at(offset);
-    return { line, column: line === 1 ? column + this.#markLength : column };
-  }
-}
-
-/** PyYAML refuses a tab in indentation, and between an indicator and a plain value. */
-function findRefusedTab(text: string): number | undefined {
-  const lines = text.split('\n');
-  let offset = 0;
-  let blockIndent: number | undefined;
-  for (const line of lines) {
-    const indent = line.length - line.trimStart().length;
-    const content = line.trim();
-    if (blockIndent !== undefined && (content === '' || indent > blockIndent)) {
-      offset += line.length + 1;
-      continue;
-    }
-    blockIndent = /[:-]\s+[|>][-+0-9]*(\s+#.*)?$|^[|>]/.test(line) ? indent : undefined;
-    const lead = /^ *\t[ \t]*(?=\S)/.exec(line);
-    if (lead !== null && !content.startsWith('#')) return offset + line.indexOf('\t');
-    const afterIndicator = /^[^"'#]*?[:-][ ]*\t[ \t]*(?=[^\s#|>"'[{&*!])/.exec(line);
-    if (afterIndicator !== null) return offset + afterIndicator[0].indexOf('\t');
-    offset += line.length + 1;
-  }
-  return undefined;
 }
 
 /** The error that PyYAML would stop at, and where. */
-function firstError(document: Document.Parsed, text: string): { message: string; offset: number } | undefined {
-  const [first] = document.errors;
-  if (first === undefined) return undefined;
-  // An unfinished quotation is noticed at the end of the text, whatever else was misread because of it.
-  const unclosed = document.errors.find(({ message }) => message.startsWith('Missing closing'));
-  if (unclosed !== undefined) return { message: 'a quotation is not closed', offset: text.length };
-  const offset = first.pos[0];
-  if (first.code === 'BAD_DQ_ESCAPE') {
-    const message = 'a backslash in double quotes begins an escape; put Windows paths in single quotes, or in none';
-    return { message, offset: offset + (/[xuU]/.test(text[offset + 1] ?? '') ? 2 : 1) };
+function firstError(document: Document.Parsed, text: string): OffsetProblem | undefined {
+  const { errors } = document;
+  const unclosed = errors.some(({ message }) => message.startsWith('Missing closing'));
+  if (!unclosed) return earliest(errors.map((error) => locate(error, text)));
+  // An unfinished quotation is noticed at the end of the text; what was misread because of it does not count.
+  const reachesEnd = errors.filter(({ pos }) => pos[1] >= text.length - 1).map(({ pos }) => pos[0]);
+  const quotation = Math.min(...reachesEnd);
+  const before = errors.filter(({ pos }) => pos[0] < quotation).map((error) => locate(error, text));
+  return earliest([...before, { message: 'a quotation is not closed', offset: text.length }]);
+}
+
+function locate(
+  { code, message, pos: [offset] }: Pick<YAMLParseError, 'code' | 'message' | 'pos'>,
+  text: string,
+): OffsetProblem {
+  if (code === 'BAD_DQ_ESCAPE') {
+    const advice = 'a backslash in double quotes begins an escape; put Windows paths in single quotes, or in none';
+    return { message: advice, offset: offset + (/[xuU]/.test(text[offset + 1] ?? '') ? 2 : 1) };
   }
-  if (first.code === 'BLOCK_AS_IMPLICIT_KEY') {
+  if (code === 'BLOCK_AS_IMPLICIT_KEY') {
     const colon = text.slice(offset).search(/:(\s|$)/);
-    const message =
-      'a second "key: value" where a value is going on; check the indentation, or put the value in quotes';
-    return { message, offset: offset + Math.max(0, colon) };
+    const advice = 'a second "key: value" where a value is going on; check the indentation, or put the value in quotes';
+    return { message: advice, offset: offset + Math.max(0, colon) };
   }
-  return { message: clean(first.message), offset };
+  if (code === 'BAD_INDENT') {
+    const blanks = /^ */.exec(text.slice(offset))?.[0].length ?? 0;
+    return { message: 'this line is indented otherwise than its neighbours', offset: offset + blanks };
+  }
+  if (/^Implicit (map )?keys need/.test(message)) {
+    const next = nextToken(text, offset);
+    // A deeper line goes on with the text; what looks like its key is where PyYAML stops.
+    const colon = text.slice(next).search(/:(\s|$)/);
+    const goesOn = code === 'MULTILINE_IMPLICIT_KEY' && colon !== -1 && indentAt(text, next) > indentAt(text, offset);
+    return {
+      message: 'a colon and a blank are missing after a key, or a text goes on over several lines',
+      offset: goesOn ? next + colon : next,
+    };
+  }
+  return { message: clean(message), offset };
+}
+
+function indentAt(text: string, offset: number): number {
+  return /^ */.exec(text.slice(text.lastIndexOf('\n', offset - 1) + 1))?.[0].length ?? 0;
+}
+
+/** Start of the first token after the line of `offset`; the end of the text when there is none. */
+function nextToken(text: string, offset: number): number {
+  const lineEnd = text.indexOf('\n', offset);
+  const rest = lineEnd === -1 ? '' : text.slice(lineEnd);
+  const skipped = /^(?:\s|#[^\n]*)*/.exec(rest)?.[0].length ?? 0;
+  return text.length - rest.length + skipped;
 }
 
 function documentStart(text: string, second: Document.Parsed): number {
@@ -185,7 +244,7 @@ class Constructor {
 
   build(node: ParsedNode | undefined): YamlValue {
     if (node === undefined) return { type: 'NoneType', text: '', at: { line: 1, column: 1 } };
-    const at = this.#places.withProperties(node.range[0]);
+    const at = this.#places.at(this.#places.withProperties(node.range[0]));
     if (isAlias(node)) {
       const target = this.#anchors.get(node.source);
       const value = target === undefined ? undefined : this.#built.get(target);
@@ -215,8 +274,8 @@ class Constructor {
   #scalar(text: string, isPlain: boolean, tag: string | undefined, at: Position): YamlScalar {
     const name = standardTag(tag);
     if (name === undefined || name === 'str') {
-      if (isPlain && name === undefined && text === '=')
-        throw new Refusal('"=" alone has no meaning here; quote it', at);
+      if (isPlain && name === undefined && (text === '=' || text === '<<'))
+        throw new Refusal(`"${text}" alone has no meaning here; put it in quotes`, at);
       return isPlain && name === undefined ? resolvePlain(text, at) : { type: 'str', text, at };
     }
     if (name === 'binary') return { type: 'bytes', text, at };
@@ -238,13 +297,15 @@ class Constructor {
     const own: [YamlScalar, YamlValue][] = [];
     const merged: [YamlScalar, YamlValue][] = [];
     for (const { key, value } of node.items) {
-      const keyValue = this.build(key);
+      const isMerge = isScalar(key) && key.type === 'PLAIN' && key.value === '<<' && key.tag === undefined;
+      const keyValue: YamlValue = isMerge
+        ? { type: 'str', text: '<<', at: this.#places.at(key.range[0]) }
+        : this.build(key);
       const valueAt = value === null ? this.#places.at(key.range[2]) : undefined;
       const built: YamlValue =
         value === null ? { type: 'NoneType', text: '', at: valueAt ?? keyValue.at } : this.build(value);
       if (keyValue.type === 'list' || keyValue.type === 'dict')
         throw new Refusal('a list or mapping cannot be a key', keyValue.at);
-      const isMerge = keyValue.type === 'str' && keyValue.text === '<<' && isScalar(key) && key.type === 'PLAIN';
       if (isMerge) merged.push(...mergeEntries(built));
       else own.push([keyValue, built]);
     }

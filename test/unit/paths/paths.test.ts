@@ -116,6 +116,22 @@ describe('warnings about what is legal but surely not meant', () => {
   });
 });
 
+describe('texts that other readers of YAML accept and PyYAML refuses', () => {
+  it.each([
+    ['s:\t\n  loras: x\n', 1, 3, /tab/],
+    ['s:\n  loras: x\t# comment\n', 2, 11, /tab/],
+    ['s:\n  loras: "a\tb" # \tfine\n  vae: |\n    c\td\n  clip:\tx\n', 5, 8, /tab/],
+    ['s: &a\n  loras: &a x\n', 2, 10, /anchor &a is given twice/],
+    ['s:\n  loras: *b\n', 2, 10, /alias \*b has no anchor/],
+    ['s:\n  loras: <<\n', 2, 10, /no meaning here/],
+    ['s: x\n  loras: y\n', 2, 8, /key/],
+    ['s: [a]\n loras:\n', 2, 2, /indented otherwise/],
+  ])('%j is refused where PyYAML refuses it', (yaml, line, column, message) => {
+    const [first] = readExtraModelPaths(posix, '/conf/extra.yaml', new TextEncoder().encode(yaml)).problems;
+    expect(first).toMatchObject({ severity: 'error', line, column, message: expect.stringMatching(message) as string });
+  });
+});
+
 describe('a random configuration and tree', () => {
   const folderName = fc.constantFrom('loras', 'vae', 'clip_vision', 'clip', 'unet', 'own_type');
   const fileName = fc.constantFrom(
