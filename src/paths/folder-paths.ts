@@ -57,7 +57,10 @@ export class FolderPaths implements AsyncDisposable {
   readonly #logger: Logger;
   readonly #listings = new Map<string, Listing>();
   readonly #flights = new SingleFlight<string, Listing>();
+  /** Listed types whose folders changed since. */
   readonly #dirty = new Set<string>();
+  /** Names of every listed type as of the last change event. */
+  readonly #announced = new Map<string, readonly string[]>();
   #assembled: AssembledPaths;
   #watcher: FolderWatcher | undefined;
 
@@ -153,6 +156,7 @@ export class FolderPaths implements AsyncDisposable {
       const fresh = await listFiles(type);
       for (const warning of fresh.warnings) this.#logger.warn({ folder: name }, warning);
       this.#listings.set(name, fresh);
+      if (!this.#announced.has(name)) this.#announced.set(name, fresh.names);
       await this.#trackAll();
       // What changed between the listing and the watch is seen by nobody else.
       if (this.#watcher !== undefined && !isCurrent(fresh, type)) this.#dirty.add(name);
@@ -210,6 +214,10 @@ export class FolderPaths implements AsyncDisposable {
    */
   async watch(onChange: (change: PathsChange) => void): Promise<void> {
     this.#watcher ??= new FolderWatcher({
+      // Whoever asks before the burst is over gets a fresh listing.
+      onNotice: (path) => {
+        for (const name of this.#listingsOf(new Set([path]))) this.#dirty.add(name);
+      },
       onChange: (paths) => {
         void this.#changed(paths, onChange);
       },
@@ -245,24 +253,31 @@ export class FolderPaths implements AsyncDisposable {
     await this.#watcher?.track(new Set([...watchableConfigFiles, ...folders]));
   }
 
+  /** Types of which a path is a listed folder, or a root that was not there. */
+  #listingsOf(paths: ReadonlySet<string>): string[] {
+    return [...this.#listings]
+      .filter(([name, { folderTimes }]) => {
+        const roots = this.#assembled.map.get(name)?.folders ?? [];
+        return [...paths].some((path) => folderTimes.has(path) || roots.some((root) => root.path === path));
+      })
+      .map(([name]) => name);
+  }
+
   async #changed(paths: ReadonlySet<string>, onChange: (change: PathsChange) => void): Promise<void> {
-    const listed = [...this.#listings];
     const isReload = this.#assembled.watchableConfigFiles.some((file) => paths.has(file));
+    const touched = isReload ? [...this.#announced.keys()] : this.#listingsOf(paths);
     const problems = isReload ? this.reload() : undefined;
-    const touched = listed.filter(([name, { folderTimes }]) => {
-      const roots = this.#assembled.map.get(name)?.folders ?? [];
-      return isReload || [...paths].some((path) => folderTimes.has(path) || roots.some((root) => root.path === path));
-    });
-    for (const [name] of touched) this.#dirty.add(name);
     const folders: string[] = [];
-    for (const [name, before] of touched) {
-      const isKnown = this.#assembled.map.get(name) !== undefined;
-      const after = isKnown ? await this.list(name) : [];
-      if (after.join('\0') !== before.names.join('\0')) folders.push(name);
+    for (const name of touched) {
+      const before = this.#announced.get(name);
+      const after = this.#assembled.map.get(name) === undefined ? [] : await this.list(name);
+      this.#announced.set(name, after);
+      if (before !== undefined && after.join('\0') !== before.join('\0')) folders.push(name);
     }
     if (isReload) await this.#trackAll();
-    if (folders.length > 0 || problems !== undefined)
+    if (folders.length > 0 || problems !== undefined) {
       onChange({ folders, ...(problems === undefined ? {} : { problems }) });
+    }
   }
 }
 

@@ -8,6 +8,8 @@ import { watch, type FSWatcher } from 'node:fs';
 import { stat } from 'node:fs/promises';
 
 export interface FolderWatcherOptions {
+  /** Called at once, for every path that changed. */
+  readonly onNotice: (path: string) => void;
   /** Called once per burst with the paths that changed. */
   readonly onChange: (paths: ReadonlySet<string>) => void;
 }
@@ -98,6 +100,7 @@ export class FolderWatcher implements AsyncDisposable {
   }
 
   #note(path: string): void {
+    this.#options.onNotice(path);
     const now = performance.now();
     if (this.#changed.size === 0) this.#burstBegan = now;
     this.#changed.add(path);

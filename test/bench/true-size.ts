@@ -7,9 +7,11 @@
  * by ComfyUI `--cpu` instead. The image embeds are compared. The file is made in the system's temporary folder, and removed.
  */
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createReadStream, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Writable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import { serializeSafetensors } from '../../src/formats/index.js';
 import { f32Tensor, type F32Tensor } from '../../src/tensor/tensor.js';
 import { presetConfig, writeRandomModel, type VisionOutput } from '../../src/vision/index.js';
@@ -57,7 +59,7 @@ async function measureOurs(path: string, pixelValues: F32Tensor): Promise<Figure
   let peak = 0;
   const sampler = setInterval(() => {
     peak = Math.max(peak, residentMb());
-  }, 25);
+  }, 100);
   const encode = async (): Promise<VisionOutput> => engine.encode(await engine.open(path), { pixelValues });
   const begin = performance.now();
   const { imageEmbeds } = await encode();
@@ -94,6 +96,16 @@ try {
   if (preset === undefined) throw new Error('no preset');
   const path = join(folder, 'clip-h.safetensors');
   await writeRandomModel(path, preset.config);
+  // Nobody shall pay for writing the new file to disk, or for being the first to read it.
+  if (process.platform !== 'win32') execFileSync('sync');
+  await pipeline(
+    createReadStream(path),
+    new Writable({
+      write: (_chunk, _encoding, done) => {
+        done();
+      },
+    }),
+  );
   const values = Float32Array.from({ length: 3 * 224 * 224 }, (_none, i) => Math.sin(i * 0.37) * 1.5);
   const pixelValues = f32Tensor([1, 3, 224, 224], values);
   const pixelsPath = join(folder, 'pixels.safetensors');
@@ -102,21 +114,23 @@ try {
     `CLIP-ViT-H, fp16 file of ${(statSync(path).size / 1e9).toFixed(2)} GB, one 224 px image, median of ${RUNS}`,
   );
 
-  const ours = await measureOurs(path, pixelValues);
-  print('vision-bridge', ours, ours);
-  if (python !== undefined) {
+  const measureTorch = (): Figures | undefined => {
+    if (python === undefined) return undefined;
     const script = new URL('./torch_reference.py', import.meta.url).pathname;
     const extra = checkout === undefined ? [] : [checkout];
     const output = execFileSync(python, [script, path, pixelsPath, String(RUNS), ...extra], {
       encoding: 'utf8',
       stdio: ['ignore', 'pipe', 'pipe'],
     });
-    print(
-      checkout === undefined ? 'torch, transformers fp32' : 'ComfyUI --cpu',
-      JSON.parse(output.trim().split('\n').at(-1) ?? '') as Figures,
-      ours,
-    );
-  }
+    return JSON.parse(output.trim().split('\n').at(-1) ?? '') as Figures;
+  };
+  // A virtual machine pays for memory that it touches for the first time: the first round of both is not shown.
+  await measureOurs(path, pixelValues);
+  measureTorch();
+  const ours = await measureOurs(path, pixelValues);
+  const theirs = measureTorch();
+  print('vision-bridge', ours, ours);
+  if (theirs !== undefined) print(checkout === undefined ? 'torch, transformers fp32' : 'ComfyUI --cpu', theirs, ours);
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }

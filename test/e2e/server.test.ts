@@ -366,6 +366,37 @@ describe('the guard', () => {
   });
 });
 
+describe('TLS and CORS', () => {
+  it('serves HTTPS with a key and a certificate', async () => {
+    const file = (name: string): string => new URL(`../support/tls/${name}.pem`, import.meta.url).pathname;
+    await using secure = await startTestBridge({ tlsKeyfile: file('key'), tlsCertfile: file('cert') });
+    expect(secure.url).toMatch(/^https:/);
+    const { get: getSecure } = await import('node:https');
+    const { readFile } = await import('node:fs/promises');
+    const ca = await readFile(file('cert'));
+    const status = await new Promise((resolve, reject) => {
+      getSecure(`${secure.url}/queue`, { ca }, (response) => {
+        response.resume();
+        resolve(response.statusCode);
+      }).on('error', reject);
+    });
+    expect(status).toBe(200);
+  });
+
+  it('sends the configured origin, and answers preflights, with --enable-cors-header', async () => {
+    await using open = await startTestBridge({ enableCorsHeader: 'https://app.example' });
+    const response = await fetch(`${open.url}/queue`, { headers: { origin: 'https://app.example' } });
+    expect(response.status).toBe(200);
+    expect(response.headers.get('access-control-allow-origin')).toBe('https://app.example');
+    const preflight = await fetch(`${open.url}/prompt`, {
+      method: 'OPTIONS',
+      headers: { origin: 'https://app.example' },
+    });
+    expect(preflight.status).toBe(200);
+    expect(preflight.headers.get('access-control-allow-methods')).toContain('POST');
+  });
+});
+
 describe('starting and stopping', () => {
   it('says which port is in use and what to do', async () => {
     const { port } = started.server;
