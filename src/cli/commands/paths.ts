@@ -13,7 +13,7 @@ export function pathsCommand(): Command {
     .option('--json', 'one JSON document');
   addFlags(command, ['folders']);
   return command.action(async (options: { list?: boolean; json?: boolean }) => {
-    const { installation, running, paths } = await openFolders(configOf(command), createLogger('error'));
+    const { installation, running, paths } = await openFolders(configOf(command), createLogger('warn'));
     const folders = await Promise.all(paths.names().map((name) => describeFolder(paths, name, options.list === true)));
     if (options.json === true) {
       printJson({
