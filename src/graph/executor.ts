@@ -9,7 +9,8 @@ import { isJsonObject, type Jsonable, type JsonObject } from '../protocol/json.j
 import { asLink, type HistoryEntry, type QueueItem, type StatusMessage } from '../protocol/prompt.js';
 import type { GraphListener } from './events.js';
 import { ExecutionList } from './execution-list.js';
-import { callInputs, callNode, gatherInputs, isBlocker, joinOutputs, joinUi } from './node-call.js';
+import { describeInputs, isCancellation, tracebackOf } from './failure.js';
+import { callInputs, callNode, gatherInputs, joinOutputs, joinUi } from './node-call.js';
 import type { NodeContext, NodeResult, PreviewImage } from './node-definition.js';
 import { ProgressState } from './progress.js';
 import { ResultCache, type CachedResult } from './result-cache.js';
@@ -408,38 +409,4 @@ function linkOf(value: unknown): readonly [string, number] | undefined {
   if (!Array.isArray(value) || value.length !== 2) return undefined;
   const [id, slot] = value as unknown[];
   return typeof id === 'string' && typeof slot === 'number' ? [id, slot] : undefined;
-}
-
-function isCancellation(failure: unknown): boolean {
-  return failure instanceof Error && 'code' in failure && failure.code === 'CANCELLED';
-}
-
-function tracebackOf(failure: unknown): string[] {
-  return failure instanceof Error
-    ? (failure.stack ?? '')
-        .split('\n')
-        .slice(1)
-        .map((line) => `${line}\n`)
-    : [];
-}
-
-/** Inputs as an error event shows them: simple values as they are, the rest as text. */
-function describeInputs(values: Readonly<Record<string, readonly unknown[]>>): Readonly<Record<string, Jsonable>> {
-  return Object.fromEntries(Object.entries(values).map(([name, list]) => [name, list.map(describeValue)]));
-}
-
-function describeValue(value: unknown): Jsonable {
-  if (
-    value === null ||
-    typeof value === 'string' ||
-    typeof value === 'number' ||
-    typeof value === 'boolean' ||
-    typeof value === 'bigint'
-  )
-    return value;
-  if (isBlocker(value)) return 'ExecutionBlocker';
-  if (typeof value !== 'object') return typeof value;
-  if ('dtype' in value && 'shape' in value && Array.isArray(value.shape))
-    return `tensor(${String(value.dtype)} [${value.shape.join(', ')}])`;
-  return value.constructor.name;
 }

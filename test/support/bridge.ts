@@ -1,6 +1,7 @@
 /** A real server over a throw-away ComfyUI tree, for end-to-end tests. */
 import { createBridge, type Bridge } from '../../src/bridge.js';
 import { createDemoTree, type DemoTree } from '../../src/cli/demo/tree.js';
+import { encodeWorkflow as demoWorkflow } from '../../src/cli/demo/workflow.js';
 import { silentLogger } from '../../src/common/logger.js';
 import { parseConfig } from '../../src/config.js';
 import { startServer, type BridgeServer } from '../../src/server/index.js';
@@ -36,15 +37,6 @@ export async function startTestBridge(flags: Readonly<Record<string, unknown>> =
 }
 
 /** The workflow of the demo. */
-export function encodeWorkflow(
-  image: string,
-  model = 'CLIP-ViT-H-demo.safetensors',
-): Record<string, { class_type: string; inputs: Record<string, unknown> }> {
-  return {
-    '1': { class_type: 'LoadImage', inputs: { image } },
-    '2': { class_type: 'CLIPVisionLoader', inputs: { clip_name: model } },
-    '3': { class_type: 'CLIPVisionEncode', inputs: { clip_vision: ['2', 0], image: ['1', 0], crop: 'center' } },
-    '4': { class_type: 'VisionBridgeSaveFeatures', inputs: { features: ['3', 0], filename_prefix: 'features' } },
-    '5': { class_type: 'PreviewImage', inputs: { images: ['1', 0] } },
-  };
+export function encodeWorkflow(image: string, model = 'CLIP-ViT-H-demo.safetensors'): ReturnType<typeof demoWorkflow> {
+  return demoWorkflow(image, model);
 }

@@ -8,6 +8,7 @@ import { ComfyUIPathResolver } from '../../library/index.js';
 import { startServer } from '../../server/index.js';
 import { ComfyClient, type ComfyEvent } from '../demo/client.js';
 import { createDemoTree } from '../demo/tree.js';
+import { encodeWorkflow } from '../demo/workflow.js';
 import { createLogger } from '../logger.js';
 import { formatBytes, printLine, printTable } from '../output.js';
 
@@ -45,7 +46,7 @@ async function runDemo(): Promise<void> {
     printLine(
       `POST /prompt           LoadImage → CLIPVisionLoader (${model}) → CLIPVisionEncode → Save Features, Preview Image`,
     );
-    const promptId = await client.run(workflow(image, model), printEvent);
+    const promptId = await client.run(encodeWorkflow(image, model), printEvent);
     await printFeatures(client, promptId);
   }
 
@@ -57,17 +58,6 @@ async function runDemo(): Promise<void> {
     filled.map(({ folder, files, sizeBytes }) => [folder, files, formatBytes(sizeBytes)]),
   );
   printLine(`\nDone in ${((performance.now() - started) / 1000).toFixed(1)} s; everything is cleaned up.`);
-}
-
-/** What any ComfyUI client would submit. */
-function workflow(image: string, model: string): Readonly<Record<string, unknown>> {
-  return {
-    '1': { class_type: 'LoadImage', inputs: { image } },
-    '2': { class_type: 'CLIPVisionLoader', inputs: { clip_name: model } },
-    '3': { class_type: 'CLIPVisionEncode', inputs: { clip_vision: ['2', 0], image: ['1', 0], crop: 'center' } },
-    '4': { class_type: 'VisionBridgeSaveFeatures', inputs: { features: ['3', 0], filename_prefix: 'features' } },
-    '5': { class_type: 'PreviewImage', inputs: { images: ['1', 0] } },
-  };
 }
 
 function printEvent({ type, data }: ComfyEvent): void {
