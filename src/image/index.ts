@@ -1,4 +1,15 @@
 /** Door of image/: files and tensors to pixels and back. */
 export { decodeImage, toImageTensor, type DecodedImage } from './decode.js';
-export { preprocess, preprocessToU8, roundHalfEven, type Crop } from './preprocess.js';
+export {
+  clipResampling,
+  flexibleResampling,
+  normalize,
+  preprocess,
+  preprocessToU8,
+  resampleToU8,
+  roundHalfEven,
+  type Crop,
+  type Resampling,
+} from './preprocess.js';
+export { axisMatrix } from './resample.js';
 export { encodePng } from './encode.js';

@@ -9,9 +9,18 @@
  */
 import { InvalidRequestError } from '../common/errors.js';
 import { f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
-import { axisWeights } from './resample.js';
+import { axisWeights, type Filter } from './resample.js';
 
 export type Crop = 'center' | 'none';
+
+/** How a picture becomes the one that an encoder sees. */
+export interface Resampling {
+  readonly filter: Filter;
+  /** Size of the whole resampled picture; only the window is computed. */
+  readonly width: number;
+  readonly height: number;
+  readonly window: { readonly left: number; readonly top: number; readonly width: number; readonly height: number };
+}
 
 interface PreprocessOptions {
   /** Side of the square that the encoder takes. */
@@ -23,30 +32,34 @@ interface PreprocessOptions {
   readonly std: readonly number[];
 }
 
-interface Plane {
-  /** Size of the whole resampled picture; only a window of it is computed. */
-  readonly width: number;
-  readonly height: number;
-  readonly left: number;
-  readonly top: number;
-}
-
 const f = Math.fround;
 const CHANNELS = 3;
 const U8_LEVELS = Float32Array.from({ length: 256 }, (_none, level) => level / 255);
 
 /**
- * Pixel values as the encoder takes them.
+ * Pixel values as an encoder of square pictures takes them.
  *
  * @param images `[B, H, W, C]`, RGB(A), u8 or f32 in 0..1; channels beyond three are dropped.
  * @returns f32 `[B, 3, S, S]`, owned by the caller.
  * @throws {InvalidRequestError} when the shape is not that of an image.
  */
 export function preprocess(images: F32Tensor | U8Tensor, options: PreprocessOptions): F32Tensor {
-  const levels = preprocessToU8(images, options);
-  const { size, mean, std } = options;
-  const [batch = 0] = levels.shape;
-  const area = size * size;
+  return normalize(preprocessToU8(images, options), options);
+}
+
+/** The 8-bit pictures that an encoder of square pictures sees: u8 `[B, S, S, 3]`. */
+export function preprocessToU8(
+  images: F32Tensor | U8Tensor,
+  { size, crop }: Pick<PreprocessOptions, 'size' | 'crop'>,
+): U8Tensor {
+  const [, height = 0, width = 0] = images.shape;
+  return resampleToU8(images, clipResampling(width, height, size, crop));
+}
+
+/** Pixel values f32 `[B, 3, H, W]` of 8-bit pictures `[B, H, W, 3]`. */
+export function normalize(levels: U8Tensor, { mean, std }: Pick<PreprocessOptions, 'mean' | 'std'>): F32Tensor {
+  const [batch = 0, height = 0, width = 0] = levels.shape;
+  const area = height * width;
   const out = new Float32Array(batch * CHANNELS * area);
   for (let channel = 0; channel < CHANNELS; channel += 1) {
     const center = f(mean[channel] ?? 0);
@@ -58,38 +71,77 @@ export function preprocess(images: F32Tensor | U8Tensor, options: PreprocessOpti
         out[begin + i] = table[levels.data[(image * area + i) * CHANNELS + channel] ?? 0] ?? 0;
     }
   }
-  return f32Tensor([batch, CHANNELS, size, size], out);
+  return f32Tensor([batch, CHANNELS, height, width], out);
 }
 
-/** The 8-bit picture that an encoder sees: u8 `[B, S, S, 3]`. Two pictures that agree here have equal features. */
-export function preprocessToU8(
-  images: F32Tensor | U8Tensor,
-  { size, crop }: Pick<PreprocessOptions, 'size' | 'crop'>,
-): U8Tensor {
+/**
+ * The 8-bit pictures that an encoder sees: u8 `[B, H, W, 3]`. Two pictures that agree here have equal features.
+ *
+ * @param resampling Undefined keeps the size; the rounding to 8 bits happens all the same.
+ * @throws {InvalidRequestError} when the shape is not that of an image.
+ */
+export function resampleToU8(images: F32Tensor | U8Tensor, resampling: Resampling | undefined): U8Tensor {
   const [batch = 0, height = 0, width = 0, channels = 0] = images.shape;
   if (images.shape.length !== 4 || batch === 0 || height === 0 || width === 0 || channels < CHANNELS) {
     throw new InvalidRequestError(
       `An image tensor has the shape [B, H, W, C] with at least three channels and one pixel; this one has [${images.shape.join(', ')}].`,
     );
   }
-  const plane = planResize(width, height, size, crop);
-  const out = new Uint8Array(batch * size * size * CHANNELS);
+  const size = resampling?.window ?? { width, height };
+  const length = size.width * size.height * CHANNELS;
+  const out = new Uint8Array(batch * length);
   const imageLength = height * width * channels;
   for (let image = 0; image < batch; image += 1) {
     const source = asRgb(images, image * imageLength, height * width, channels);
-    const target = out.subarray(image * size * size * CHANNELS, (image + 1) * size * size * CHANNELS);
-    quantize(plane === undefined ? source : resize(source, width, height, plane, size), target);
+    const target = out.subarray(image * length, (image + 1) * length);
+    quantize(resampling === undefined ? source : resize(source, width, height, resampling), target);
   }
-  return u8Tensor([batch, size, size, CHANNELS], out);
+  return u8Tensor([batch, size.height, size.width, CHANNELS], out);
 }
 
-/** Undefined where the picture already has the size. */
-function planResize(width: number, height: number, size: number, crop: Crop): Plane | undefined {
+/** ComfyUI's `clip_preprocess`: to a square; undefined where the picture already has the size. */
+export function clipResampling(width: number, height: number, size: number, crop: Crop): Resampling | undefined {
   if (width === size && height === size) return undefined;
-  if (crop === 'none') return { width: size, height: size, left: 0, top: 0 };
+  const filter = 'bicubic';
+  if (crop === 'none') {
+    return { filter, width: size, height: size, window: { left: 0, top: 0, width: size, height: size } };
+  }
   const scale = size / Math.min(width, height);
   const scaled = { width: roundHalfEven(scale * width), height: roundHalfEven(scale * height) };
-  return { ...scaled, left: Math.floor((scaled.width - size) / 2), top: Math.floor((scaled.height - size) / 2) };
+  const left = Math.floor((scaled.width - size) / 2);
+  const top = Math.floor((scaled.height - size) / 2);
+  return { filter, ...scaled, window: { left, top, width: size, height: size } };
+}
+
+/** Where ComfyUI's search for the scale begins and ends. */
+const FLEXIBLE_PRECISION = 1e-5;
+const FLEXIBLE_MAX_SCALE = 100;
+
+/**
+ * SigLIP2 NaFlex: the largest whole number of patches, at most `maxPatches`, that keeps the picture's shape; nothing is
+ * cropped.
+ *
+ * Source: ComfyUI, comfy/clip_model.py, `siglip2_flex_calc_resolution` and `siglip2_preprocess`.
+ */
+export function flexibleResampling(
+  width: number,
+  height: number,
+  patchSize: number,
+  maxPatches: number,
+): Resampling | undefined {
+  const scaled = (side: number, scale: number): number =>
+    Math.max(patchSize, Math.ceil((side * scale) / patchSize) * patchSize);
+  let low = FLEXIBLE_PRECISION / 10;
+  let high = FLEXIBLE_MAX_SCALE;
+  while (high - low >= FLEXIBLE_PRECISION) {
+    const middle = (low + high) / 2;
+    const patches = (scaled(height, middle) / patchSize) * (scaled(width, middle) / patchSize);
+    if (patches <= maxPatches) low = middle;
+    else high = middle;
+  }
+  const target = { width: scaled(width, low), height: scaled(height, low) };
+  if (target.width === width && target.height === height) return undefined;
+  return { filter: 'bilinear', ...target, window: { left: 0, top: 0, ...target } };
 }
 
 /** Python's `round`: 224.5 gives 224, 225.5 gives 226. */
@@ -113,17 +165,18 @@ function asRgb(images: F32Tensor | U8Tensor, begin: number, pixels: number, chan
 }
 
 /** Horizontal pass over the rows that the window needs, kept in fp32, then the vertical pass. */
-function resize(source: Float32Array, width: number, height: number, plane: Plane, size: number): Float32Array {
-  const columns = axisWeights(width, plane.width, plane.left, size);
-  const rows = axisWeights(height, plane.height, plane.top, size);
+function resize(source: Float32Array, width: number, height: number, resampling: Resampling): Float32Array {
+  const { filter, window } = resampling;
+  const columns = axisWeights(filter, width, resampling.width, window.left, window.width);
+  const rows = axisWeights(filter, height, resampling.height, window.top, window.height);
   const firstRow = rows.starts[0] ?? 0;
-  const lastRow = (rows.starts[size - 1] ?? 0) + (rows.counts[size - 1] ?? 0);
-  const lineLength = size * CHANNELS;
+  const lastRow = (rows.starts[window.height - 1] ?? 0) + (rows.counts[window.height - 1] ?? 0);
+  const lineLength = window.width * CHANNELS;
 
   const middle = new Float32Array((lastRow - firstRow) * lineLength);
   for (let row = firstRow; row < lastRow; row += 1) {
     const line = row * width * CHANNELS;
-    for (let column = 0; column < size; column += 1) {
+    for (let column = 0; column < window.width; column += 1) {
       let at = line + (columns.starts[column] ?? 0) * CHANNELS;
       let weightAt = column * columns.stride;
       const weightEnd = weightAt + (columns.counts[column] ?? 0);
@@ -143,8 +196,8 @@ function resize(source: Float32Array, width: number, height: number, plane: Plan
     }
   }
 
-  const out = new Float32Array(size * lineLength);
-  for (let row = 0; row < size; row += 1) {
+  const out = new Float32Array(window.height * lineLength);
+  for (let row = 0; row < window.height; row += 1) {
     const target = out.subarray(row * lineLength, (row + 1) * lineLength);
     const start = (rows.starts[row] ?? 0) - firstRow;
     for (let tap = 0; tap < (rows.counts[row] ?? 0); tap += 1) {

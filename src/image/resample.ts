@@ -1,6 +1,6 @@
 /**
- * Antialiased bicubic resampling of one axis, in the fp32 arithmetic of PyTorch's `interpolate(mode="bicubic",
- * antialias=True)`: half-pixel centres, the a = -0.5 cubic, windows cut at the borders and renormalised.
+ * Antialiased resampling of one axis, in the fp32 arithmetic of PyTorch's `interpolate(antialias=True)`: half-pixel
+ * centres, the a = -0.5 cubic or the triangle, windows cut at the borders and renormalised.
  *
  * Every step rounds to fp32 where PyTorch does; that is what makes 8-bit results equal.
  *
@@ -16,6 +16,8 @@ export interface AxisWeights {
   readonly stride: number;
 }
 
+export type Filter = 'bicubic' | 'bilinear';
+
 const f = Math.fround;
 
 /** The cubic of Catmull and Rom at an fp32 distance, one rounding a step. */
@@ -26,12 +28,25 @@ function cubic(distance: number): number {
   return 0;
 }
 
+/** The triangle, at an fp32 distance. */
+function triangle(distance: number): number {
+  const x = Math.abs(distance);
+  return x < 1 ? f(1 - x) : 0;
+}
+
+/** Reach of a filter on one side, in samples, and its shape. */
+const FILTERS = {
+  bicubic: { reach: 2, weigh: cubic },
+  bilinear: { reach: 1, weigh: triangle },
+} as const satisfies Record<Filter, unknown>;
+
 /**
  * Weights for outputs `[first, first + count)` of an axis of `from` samples that is resampled to `to`.
  */
-export function axisWeights(from: number, to: number, first: number, count: number): AxisWeights {
+export function axisWeights(filter: Filter, from: number, to: number, first: number, count: number): AxisWeights {
+  const { reach, weigh } = FILTERS[filter];
   const ratio = f(from / to);
-  const support = ratio >= 1 ? f(2 * ratio) : 2;
+  const support = ratio >= 1 ? f(reach * ratio) : reach;
   const inverse = ratio >= 1 ? f(1 / ratio) : 1;
   const stride = Math.ceil(support) * 2 + 1;
   const starts = new Int32Array(count);
@@ -43,7 +58,7 @@ export function axisWeights(from: number, to: number, first: number, count: numb
     const high = Math.min(from, Math.trunc(f(center + support) + 0.5));
     let total = 0;
     for (let j = low; j < high; j += 1) {
-      const weight = cubic(f((f(j - center) + 0.5) * inverse));
+      const weight = weigh(f((f(j - center) + 0.5) * inverse));
       weights[i * stride + j - low] = weight;
       total = f(total + weight);
     }
@@ -55,4 +70,15 @@ export function axisWeights(from: number, to: number, first: number, count: numb
     counts[i] = high - low;
   }
   return { starts, counts, weights, stride };
+}
+
+/** The same weights as a dense matrix, f32 `[to, from]`: its product with samples is the whole axis resampled. */
+export function axisMatrix(filter: Filter, from: number, to: number): Float32Array {
+  const { starts, counts, weights, stride } = axisWeights(filter, from, to, 0, to);
+  const matrix = new Float32Array(to * from);
+  for (let i = 0; i < to; i += 1) {
+    const begin = i * stride;
+    matrix.set(weights.subarray(begin, begin + (counts[i] ?? 0)), i * from + (starts[i] ?? 0));
+  }
+  return matrix;
 }

@@ -59,6 +59,12 @@ export class GraphBuilder {
     return name as Value;
   }
 
+  /** A small tensor that many nodes use; asking twice for one name gives the same value. */
+  shared(name: string, tensor: Tensor): Value {
+    if (!this.#initializers.has(name)) this.#initializers.set(name, { name, tensor });
+    return name as Value;
+  }
+
   scalar(value: number): Value {
     return this.constant(f32Tensor([], Float32Array.of(value)));
   }

@@ -3,10 +3,10 @@ export { GraphBuilder, type Value } from './graph-builder.js';
 export {
   activation,
   attention,
+  classTokenOf,
   expandToBatch,
   layerNorm,
   linear,
-  linear2d,
   type Activation,
   type LinearWeights,
 } from './layers.js';

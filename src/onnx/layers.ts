@@ -1,5 +1,7 @@
 /**
- * Layers that every transformer has, on `[B, T, D]` values. No model names here.
+ * Layers that every transformer has. No model names here.
+ *
+ * Hidden states are flat, `[B·T, D]`, but where attention needs to know its sequences.
  *
  * Weights are values of the graph already; their layout is PyTorch's: linear weights `[out, in]`.
  */
@@ -13,20 +15,8 @@ export interface LinearWeights {
 
 export type Activation = 'gelu' | 'gelu_tanh' | 'quick_gelu' | 'silu';
 
-/** x·Wᵀ + b for `[B, T, in]`, as one matrix product over all tokens. */
-export function linear(
-  g: GraphBuilder,
-  x: Value,
-  weights: LinearWeights,
-  tokens: number,
-  sizes: { in: number; out: number },
-): Value {
-  const flat = g.reshape(x, [-1, sizes.in]);
-  return g.reshape(linear2d(g, flat, weights), [-1, tokens, sizes.out]);
-}
-
-/** x·Wᵀ + b for `[B, in]`. Gemm takes `[out, in]` as it is stored. */
-export function linear2d(g: GraphBuilder, x: Value, { weight, bias }: LinearWeights): Value {
+/** x·Wᵀ + b for `[rows, in]`. Gemm takes `[out, in]` as it is stored. */
+export function linear(g: GraphBuilder, x: Value, { weight, bias }: LinearWeights): Value {
   return g.op('Gemm', bias === undefined ? [x, weight] : [x, weight, bias], { transB: 1 });
 }
 
@@ -56,4 +46,9 @@ export function activation(g: GraphBuilder, x: Value, kind: Activation): Value {
 export function expandToBatch(g: GraphBuilder, x: Value, like: Value, tokens: number, width: number): Value {
   const batch = g.op('Shape', [like], { start: 0, end: 1 });
   return g.op('Expand', [x, g.op('Concat', [batch, g.ints([tokens, width])], { axis: 0 })]);
+}
+
+/** The first token of `[B, T, D]`, as `[B, D]`. */
+export function classTokenOf(g: GraphBuilder, x: Value): Value {
+  return g.op('Gather', [x, g.constant({ dtype: 'I64', shape: [], data: BigInt64Array.of(0n) })], { axis: 1 });
 }

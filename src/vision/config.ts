@@ -11,9 +11,11 @@ export interface VisionConfig {
   readonly layers: number;
   readonly heads: number;
   readonly intermediateSize: number;
-  /** Side of the square picture that the encoder takes, in pixels. */
+  /** Side of the square picture that the encoder takes, in pixels; -1 where pictures keep their shape. */
   readonly imageSize: number;
   readonly patchSize: number;
+  /** Patches of a picture at most, where pictures keep their shape. */
+  readonly maxPatches?: number;
   readonly activation: Activation;
   readonly layerNormEps: number;
   /** Per channel, RGB. */
@@ -41,13 +43,14 @@ const channels = z.array(z.number()).length(3);
 
 /** The entry `config` of `__metadata__`; bounds keep hostile numbers from becoming hostile allocations. */
 const metadataConfigSchema = z.object({
-  model_type: z.enum(['clip_vision_model', 'siglip_vision_model', 'dinov2']),
+  model_type: z.enum(['clip_vision_model', 'siglip_vision_model', 'siglip2_vision_model', 'dinov2', 'dinov3']),
   hidden_size: size(16_384),
   num_attention_heads: size(256),
   num_hidden_layers: size(256),
   intermediate_size: size(65_536),
-  image_size: size(4096),
+  image_size: z.union([size(4096), z.literal(-1)]),
   patch_size: size(256),
+  num_patches: size(4096).optional(),
   hidden_act: z.enum(['gelu', 'quick_gelu', 'gelu_pytorch_tanh', 'silu']),
   layer_norm_eps: z.number().min(0).max(1),
   image_mean: channels,
@@ -90,7 +93,12 @@ export function readMetadataConfig(
   if (entry.hidden_size % entry.num_attention_heads !== 0) {
     return { problem: `its hidden size ${entry.hidden_size} cannot be split into ${entry.num_attention_heads} heads` };
   }
-  if (entry.image_size < entry.patch_size) return { problem: 'its patches are larger than its pictures' };
+  const isFlexible = entry.model_type === 'siglip2_vision_model';
+  if (isFlexible !== (entry.image_size === -1) || isFlexible !== (entry.num_patches !== undefined)) {
+    return { problem: 'its image_size and num_patches do not belong to its model type' };
+  }
+  if (!isFlexible && entry.image_size < entry.patch_size)
+    return { problem: 'its patches are larger than its pictures' };
   const config: VisionConfig = {
     hiddenSize: entry.hidden_size,
     layers: entry.num_hidden_layers,
@@ -102,6 +110,7 @@ export function readMetadataConfig(
     layerNormEps: entry.layer_norm_eps,
     imageMean: entry.image_mean,
     imageStd: entry.image_std,
+    ...(entry.num_patches === undefined ? {} : { maxPatches: entry.num_patches }),
     ...(entry.projection_dim === undefined ? {} : { projectionDim: entry.projection_dim }),
     ...(entry.mm_projector_dim === undefined ? {} : { mmProjectorDim: entry.mm_projector_dim }),
   };

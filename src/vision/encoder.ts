@@ -43,7 +43,7 @@ export type ImageInput =
 export interface ImageFeatures {
   /** `[B, P]`: the image embeds. Absent where the family gives a sequence instead (SigLIP). */
   readonly globalFeatures: F32Tensor | undefined;
-  /** `[B, T, D]` of the last hidden state, without the class token where there is one. */
+  /** `[B, T, D]` of the last hidden state, without class token and registers where there are any. */
   readonly patchFeatures: F32Tensor;
   /** `[B, D]`; absent where the family has no class token. */
   readonly clsToken: F32Tensor | undefined;
@@ -155,9 +155,8 @@ function toImageFeatures(output: VisionOutput, model: VisionModel): ImageFeature
   const { lastHiddenState, imageEmbeds } = output;
   if (lastHiddenState === undefined) throw new InvalidRequestError(`${model.family} gave no last hidden state.`);
   const [batch = 0, tokens = 0, width = 0] = lastHiddenState.shape;
-  const patches = Math.floor(model.config.imageSize / model.config.patchSize) ** 2;
-  const hasClassToken = tokens === patches + 1;
-  const first = hasClassToken ? 1 : 0;
+  const first = model.prefixTokens;
+  const hasClassToken = first > 0;
   const patchData = new Float32Array(batch * (tokens - first) * width);
   const classData = new Float32Array(hasClassToken ? batch * width : 0);
   for (let b = 0; b < batch; b += 1) {

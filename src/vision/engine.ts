@@ -8,6 +8,7 @@ import { readSafetensorsHeader } from '../formats/index.js';
 import type { Crop } from '../image/index.js';
 import type { InferenceProcess, Progress } from '../runtime/index.js';
 import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
+import type { VisionConfig } from './config.js';
 import type { OutputName } from './families/index.js';
 import type { Precision } from './graph.js';
 import { resolveVisionModel, type VisionModel } from './model.js';
@@ -117,12 +118,22 @@ function checkInput(input: VisionInput, model: VisionModel, crop: Crop): EncodeR
     return { kind: 'images', images: input, crop };
   }
   const { pixelValues } = input;
-  const side = model.config.imageSize;
-  const [batch = 0, ...rest] = pixelValues.shape;
-  if (rest.length !== 3 || batch < 1 || rest[0] !== 3 || rest[1] !== side || rest[2] !== side) {
+  const [batch = 0, channels = 0, height = 0, width = 0] = pixelValues.shape;
+  if (pixelValues.shape.length !== 4 || batch < 1 || channels !== 3 || !fits(model.config, height, width)) {
+    const { imageSize, patchSize, maxPatches } = model.config;
+    const sides =
+      imageSize === -1
+        ? `[B, 3, H, W] with sides that are multiples of ${patchSize} and at most ${maxPatches ?? 0} patches`
+        : `[B, 3, ${imageSize}, ${imageSize}]`;
     throw new InvalidRequestError(
-      `${model.family} takes pixel values [B, 3, ${side}, ${side}], got [${pixelValues.shape.join(', ')}].`,
+      `${model.family} takes pixel values ${sides}, got [${pixelValues.shape.join(', ')}].`,
     );
   }
   return { kind: 'pixel_values', pixelValues };
+}
+
+function fits({ imageSize, patchSize, maxPatches = 0 }: VisionConfig, height: number, width: number): boolean {
+  if (imageSize !== -1) return height === imageSize && width === imageSize;
+  const patches = (height / patchSize) * (width / patchSize);
+  return height % patchSize === 0 && width % patchSize === 0 && patches >= 1 && patches <= maxPatches;
 }

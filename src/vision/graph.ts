@@ -8,36 +8,41 @@ import { basename } from 'node:path';
 import { ModelFormatError } from '../common/errors.js';
 import { GraphBuilder, isOnnxDType, type Value } from '../onnx/index.js';
 import type { OutputName } from './families/index.js';
-import type { WeightValues } from './families/family.js';
+import type { Build, WeightValues } from './families/family.js';
 import type { ResolvedModel } from './model.js';
 
 export type Precision = 'comfy' | 'fp32';
 
-export interface VisionGraph {
-  readonly bytes: Uint8Array;
-  readonly outputs: readonly OutputName[];
-}
-
-/** Name of the graph's one input: pixel values, f32 `[B, 3, S, S]`. */
+/** Name of the graph's main input: pixel values, f32 `[B, 3, H, W]`. */
 export const PIXEL_VALUES = 'pixel_values';
 
-/** Builds the graph with these outputs, all of which the model has. */
+/** Builds the whole encoder with these outputs, all of which the model has. */
 export function buildVisionGraph(
   resolved: ResolvedModel,
   precision: Precision,
   outputs: readonly OutputName[],
-): VisionGraph {
+): Uint8Array {
   const { model, family } = resolved;
   const { config } = model;
   const g = new GraphBuilder(model.family);
-  const pixels = g.input(PIXEL_VALUES, 'F32', ['batch', 3, config.imageSize, config.imageSize]);
-  const values = family.forward(g, pixels, weightValues(g, resolved, precision), config, { outputs });
+  const side = config.imageSize === -1 ? undefined : config.imageSize;
+  const pixels = g.input(PIXEL_VALUES, 'F32', ['batch', 3, side ?? 'height', side ?? 'width']);
+  const extra = family.extraInputs.map(({ name, shape }) => g.input(name, 'F32', shape));
+  const batch = g.op('Shape', [pixels], { start: 0, end: 1 });
+  const sequence = g.op('Concat', [batch, g.ints([family.tokens(config) ?? -1, config.hiddenSize])], { axis: 0 });
+  const build: Build = { g, config, sequence, weights: weightValues(g, resolved, precision) };
+
+  const states = [family.embed(build, pixels, extra)];
+  for (let i = 0; i < config.layers; i += 1) states.push(family.layer(build, states[i] ?? pixels, i));
+  const last = states.at(-1) ?? pixels;
+  const all = outputs.includes('all_hidden_states') ? { all: states.slice(1) } : {};
+  const values = family.head(build, { last, penultimate: states.at(-2) ?? last, ...all }, outputs);
   for (const output of outputs) {
     const value = values.get(output);
     if (value === undefined) throw new ModelFormatError('OUTPUT_UNAVAILABLE', `${model.family} has no ${output}.`);
     g.output(output, value, ['batch', ...family.outputShape(output, config)]);
   }
-  return { bytes: g.build(), outputs };
+  return g.build();
 }
 
 function weightValues(g: GraphBuilder, { model, family, weights }: ResolvedModel, precision: Precision): WeightValues {

@@ -24,6 +24,8 @@ export interface VisionModel {
   readonly config: VisionConfig;
   /** Outputs that can be asked for: the family has them and their weights are in the file. */
   readonly outputs: readonly OutputName[];
+  /** Tokens before those of the patches: class token, registers. */
+  readonly prefixTokens: number;
   /** dtypes of the weights that are used, most bytes first. */
   readonly dtypes: readonly string[];
 }
@@ -78,6 +80,7 @@ export function resolveVisionModel(header: ModelHeader): ResolvedModel {
     configuredBy: choice.configuredBy,
     config,
     outputs: family.outputs(config).filter(isComplete),
+    prefixTokens: family.prefixTokens,
     dtypes: countDTypes([...required.keys()].map((name) => weights.ranges.get(name))),
   };
   return { model, family, weights };

@@ -8,14 +8,13 @@ import { stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { ModelFormatError, ModelNotFoundError, messageOf } from '../common/errors.js';
 import { readSafetensorsHeader, stampKey } from '../formats/index.js';
-import { preprocess, type Crop } from '../image/index.js';
+import { normalize, resampleToU8, type Crop } from '../image/index.js';
 import { Session, type Operation, type OperationContext } from '../runtime/index.js';
 import { elementCount, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
-import type { VisionConfig } from './config.js';
 import type { OutputName } from './families/index.js';
 import { buildVisionGraph, PIXEL_VALUES, type Precision } from './graph.js';
 import { joinBatch } from './join.js';
-import { resolveVisionModel, type VisionModel } from './model.js';
+import { resolveVisionModel, type ResolvedModel, type VisionModel } from './model.js';
 
 /** Name under which the parent calls it. */
 export const ENCODE_OPERATION = 'vision.encode';
@@ -33,7 +32,7 @@ export interface EncodeRequest {
 export type EncodeReply = Readonly<Partial<Record<OutputName, F32Tensor>>>;
 
 interface OpenModel {
-  readonly model: VisionModel;
+  readonly resolved: ResolvedModel;
   readonly session: Session;
 }
 
@@ -69,8 +68,8 @@ export function createEncodeOperation(): Operation {
       open.delete(oldest);
       await session[Symbol.asyncDispose]();
     }
-    const session = await Session.create(graph.bytes, { weightsFolder: dirname(header.path) });
-    const fresh = { model: resolved.model, session };
+    const session = await Session.create(graph, { weightsFolder: dirname(header.path) });
+    const fresh = { resolved, session };
     open.set(`${stampKey(header.stamp)} ${request.precision} ${wantsAll ? 'all' : ''}`, fresh);
     return fresh;
   };
@@ -78,7 +77,8 @@ export function createEncodeOperation(): Operation {
   return async (payload, context) => {
     // Both sides of the channel are this program.
     const request = payload as EncodeRequest;
-    const { model, session } = await acquire(request, context);
+    const { resolved, session } = await acquire(request, context);
+    const { model } = resolved;
     for (const output of request.outputs) requireOutput(model, output);
     const count =
       request.input.kind === 'images'
@@ -87,8 +87,8 @@ export function createEncodeOperation(): Operation {
     const parts = new Map<OutputName, F32Tensor[]>();
     for (let first = 0; first < count; first += MICRO_BATCH) {
       await context.checkpoint();
-      const pixels = pixelValuesOf(request, model.config, first, Math.min(count, first + MICRO_BATCH));
-      const results = await session.run({ [PIXEL_VALUES]: pixels }, request.outputs);
+      const feeds = feedsOf(resolved, pixelValuesOf(request, resolved, first, Math.min(count, first + MICRO_BATCH)));
+      const results = await session.run(feeds, request.outputs);
       for (const output of request.outputs) {
         const part = results.get(output);
         if (part !== undefined) parts.set(output, [...(parts.get(output) ?? []), part]);
@@ -122,11 +122,29 @@ function requireOutput(model: VisionModel, output: OutputName): void {
   );
 }
 
-function pixelValuesOf(request: EncodeRequest, config: VisionConfig, first: number, end: number): F32Tensor {
+function pixelValuesOf(request: EncodeRequest, resolved: ResolvedModel, first: number, end: number): F32Tensor {
   if (request.input.kind === 'pixel_values') return sliceF32(request.input.pixelValues, first, end);
   const { images, crop } = request.input;
   const slice = images.dtype === 'F32' ? sliceF32(images, first, end) : sliceU8(images, first, end);
-  return preprocess(slice, { size: config.imageSize, crop, mean: config.imageMean, std: config.imageStd });
+  return pixelsOf(resolved, slice, crop);
+}
+
+/** Pixel values f32 `[B, 3, H, W]` of images `[B, H, W, C]`, as this model takes them. */
+export function pixelsOf(
+  { family, model: { config } }: ResolvedModel,
+  images: F32Tensor | U8Tensor,
+  crop: Crop,
+): F32Tensor {
+  const [, height = 0, width = 0] = images.shape;
+  const levels = resampleToU8(images, family.resample(width, height, crop, config));
+  return normalize(levels, { mean: config.imageMean, std: config.imageStd });
+}
+
+/** All inputs of a model's graph, by name. */
+export function feedsOf({ family, model: { config } }: ResolvedModel, pixels: F32Tensor): Record<string, F32Tensor> {
+  const [, , height = 0, width = 0] = pixels.shape;
+  const extra = family.extraInputs.map(({ name, value }) => [name, value(config, height, width)] as const);
+  return { [PIXEL_VALUES]: pixels, ...Object.fromEntries(extra) };
 }
 
 function sliceF32({ shape, data }: F32Tensor, first: number, end: number): F32Tensor {

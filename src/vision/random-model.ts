@@ -131,6 +131,7 @@ function metadataConfig(modelType: ModelType, config: VisionConfig): Record<stri
     intermediate_size: config.intermediateSize,
     image_size: config.imageSize,
     patch_size: config.patchSize,
+    num_patches: config.maxPatches,
     hidden_act: HF_ACTIVATIONS[config.activation],
     layer_norm_eps: config.layerNormEps,
     image_mean: config.imageMean,

@@ -3,11 +3,22 @@
  *
  * Source: ComfyUI, comfy/clip_model.py (`CLIPVision`, `CLIPVisionModelProjection`) and comfy/clip_vision.py.
  */
-import { activation, expandToBatch, layerNorm, linear, linear2d } from '../../onnx/index.js';
+import { clipResampling } from '../../image/index.js';
+import { activation, classTokenOf, expandToBatch, layerNorm, linear, type Value } from '../../onnx/index.js';
 import type { Shape } from '../../tensor/tensor.js';
 import { CLIP_MEAN, CLIP_STD, patchCount, type VisionConfig } from '../config.js';
 import type { OutputName, Preset, VisionFamily } from './family.js';
-import { embedPatches, encoderLayers, encoderShapes, FIRST_NORM, hasLayer, POSITIONS } from './transformer.js';
+import {
+  embedPatches,
+  encoderLayer,
+  encoderQuantization,
+  encoderShapes,
+  FIRST_NORM,
+  flatten,
+  hasLayer,
+  POSITIONS,
+  squareTokens,
+} from './transformer.js';
 
 const shared = { patchSize: 14, layerNormEps: 1e-5, imageMean: CLIP_MEAN, imageStd: CLIP_STD } as const;
 
@@ -46,7 +57,7 @@ const PRESETS = {
 const PROJECTION = 'visual_projection.weight';
 const PROJECTOR = 'multi_modal_projector';
 const SIGLIP_WIDTH = 1152; // 24 layers of this width are SigLIP's
-const tokensOf = (config: VisionConfig): number => patchCount(config) + 1;
+const tokensOf = (config: VisionConfig): number => squareTokens(config, 1);
 
 export const clip: VisionFamily = {
   modelType: 'clip_vision_model',
@@ -102,50 +113,48 @@ export const clip: VisionFamily = {
 
   keepsFullPrecision: (name) => /^(vision_model\.(pre_layrnorm|post_layernorm)|visual_projection)\./.test(name),
 
-  forward(g, pixels, weights, config, { outputs }) {
-    const { hiddenSize: d, layerNormEps: epsilon, mmProjectorDim } = config;
-    const tokens = tokensOf(config);
-    const patches = embedPatches(
-      g,
-      pixels,
-      weights.value('vision_model.embeddings.patch_embedding.weight'),
-      undefined,
-      config,
-    );
-    const classToken = g.reshape(weights.value('vision_model.embeddings.class_embedding'), [1, 1, d]);
-    const sequence = g.op('Concat', [expandToBatch(g, classToken, pixels, 1, d), patches], { axis: 1 });
-    const embedded = g.op('Add', [sequence, weights.value(POSITIONS)]);
-    const normed = layerNorm(g, embedded, weights.norm('vision_model.pre_layrnorm'), epsilon);
-    const states = encoderLayers(g, normed, weights, config, tokens);
-    const last = states.at(-1) ?? normed;
-    const penultimate = states.at(-2) ?? normed;
+  prefixTokens: 1,
+  tokens: tokensOf,
+  resample: (width, height, crop, { imageSize }) => clipResampling(width, height, imageSize, crop),
+  extraInputs: [],
+  quantization: encoderQuantization,
 
-    const values = new Map([
+  embed({ g, weights, config }, pixels) {
+    const weight = weights.value('vision_model.embeddings.patch_embedding.weight');
+    const patches = embedPatches(g, pixels, weight, undefined, config);
+    const classToken = g.reshape(weights.value('vision_model.embeddings.class_embedding'), [1, 1, config.hiddenSize]);
+    const first = expandToBatch(g, classToken, pixels, 1, config.hiddenSize);
+    const embedded = g.op('Add', [g.op('Concat', [first, patches], { axis: 1 }), weights.value(POSITIONS)]);
+    return layerNorm(g, flatten(g, embedded, config), weights.norm('vision_model.pre_layrnorm'), config.layerNormEps);
+  },
+
+  layer: encoderLayer,
+
+  head({ g, weights, config, sequence }, states, outputs) {
+    const last = g.op('Reshape', [states.last, sequence]);
+    const penultimate = g.op('Reshape', [states.penultimate, sequence]);
+    const values = new Map<OutputName, Value>([
       ['last_hidden_state', last],
       ['penultimate_hidden_states', penultimate],
-    ] as [OutputName, typeof last][]);
+    ]);
     if (outputs.includes('image_embeds')) {
-      const first = g.op('Gather', [last, g.constant({ dtype: 'I64', shape: [], data: BigInt64Array.of(0n) })], {
-        axis: 1,
-      });
-      const pooled = layerNorm(g, first, weights.norm('vision_model.post_layernorm'), epsilon);
+      const pooled = layerNorm(
+        g,
+        classTokenOf(g, last),
+        weights.norm('vision_model.post_layernorm'),
+        config.layerNormEps,
+      );
       const weight = weights.value(PROJECTION);
       values.set(
         'image_embeds',
-        weights.isTransposed(PROJECTION) ? g.op('MatMul', [pooled, weight]) : linear2d(g, pooled, { weight }),
+        weights.isTransposed(PROJECTION) ? g.op('MatMul', [pooled, weight]) : linear(g, pooled, { weight }),
       );
     }
-    if (outputs.includes('mm_projected') && mmProjectorDim !== undefined) {
-      const patchTokens = g.slice(penultimate, 1, 1, tokens);
-      const wide = linear(g, patchTokens, weights.linear(`${PROJECTOR}.linear_1`), tokens - 1, {
-        in: d,
-        out: mmProjectorDim,
-      });
-      const sizes = { in: mmProjectorDim, out: mmProjectorDim };
-      values.set(
-        'mm_projected',
-        linear(g, activation(g, wide, 'gelu'), weights.linear(`${PROJECTOR}.linear_2`), tokens - 1, sizes),
-      );
+    if (outputs.includes('mm_projected')) {
+      const patches = flatten(g, g.slice(penultimate, 1, 1, tokensOf(config)), config);
+      const wide = activation(g, linear(g, patches, weights.linear(`${PROJECTOR}.linear_1`)), 'gelu');
+      const projected = linear(g, wide, weights.linear(`${PROJECTOR}.linear_2`));
+      values.set('mm_projected', g.reshape(projected, [-1, patchCount(config), config.mmProjectorDim ?? 0]));
     }
     return values;
   },

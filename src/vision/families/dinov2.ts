@@ -3,19 +3,12 @@
  *
  * Source: ComfyUI, comfy/image_encoders/dino2.py.
  */
-import {
-  activation,
-  attention,
-  expandToBatch,
-  layerNorm,
-  linear,
-  type GraphBuilder,
-  type Value,
-} from '../../onnx/index.js';
+import { clipResampling } from '../../image/index.js';
+import { activation, attention, classTokenOf, expandToBatch, layerNorm, linear, type Value } from '../../onnx/index.js';
 import type { Shape } from '../../tensor/tensor.js';
-import { patchCount, type VisionConfig } from '../config.js';
-import type { OutputName, Preset, VisionFamily, WeightValues } from './family.js';
-import { embedPatches } from './transformer.js';
+import type { VisionConfig } from '../config.js';
+import type { OutputName, Preset, VisionFamily } from './family.js';
+import { embedPatches, flatten, squareTokens } from './transformer.js';
 
 const LARGE_CONFIG: VisionConfig = {
   hiddenSize: 1024,
@@ -41,7 +34,8 @@ const PATCHES = 'embeddings.patch_embeddings.projection';
 const layerName = (index: number): string => `encoder.layer.${index}`;
 /** The silu gate is how the giant's MLP differs; no other configuration of the family has it. */
 const isGated = (config: VisionConfig): boolean => config.activation === 'silu';
-const tokensOf = (config: VisionConfig): number => patchCount(config) + 1;
+const tokensOf = (config: VisionConfig): number => squareTokens(config, 1);
+const QKV = ['query', 'key', 'value'] as const;
 
 export const dinov2: VisionFamily = {
   modelType: 'dinov2',
@@ -65,7 +59,7 @@ export const dinov2: VisionFamily = {
       return [
         ...both(`${layer}.norm1`, [d]),
         ...both(`${layer}.norm2`, [d]),
-        ...['query', 'key', 'value'].flatMap((name) => both(`${layer}.attention.attention.${name}`, [d, d])),
+        ...QKV.flatMap((name) => both(`${layer}.attention.attention.${name}`, [d, d])),
         ...both(`${layer}.attention.output.dense`, [d, d]),
         ...(isGated(config)
           ? [...both(`${layer}.mlp.weights_in`, [2 * m, d]), ...both(`${layer}.mlp.weights_out`, [d, m])]
@@ -89,57 +83,64 @@ export const dinov2: VisionFamily = {
 
   keepsFullPrecision: () => false,
 
-  forward(g, pixels, weights, config) {
-    const { hiddenSize: d, layerNormEps: epsilon } = config;
-    const patches = embedPatches(
-      g,
-      pixels,
-      weights.value(`${PATCHES}.weight`),
-      weights.value(`${PATCHES}.bias`),
-      config,
-    );
-    const classToken = expandToBatch(g, weights.value('embeddings.cls_token'), pixels, 1, d);
+  prefixTokens: 1,
+  tokens: tokensOf,
+  resample: (width, height, crop, { imageSize }) => clipResampling(width, height, imageSize, crop),
+  extraInputs: [],
+
+  quantization(config) {
+    const layers = Array.from({ length: config.layers }, (_none, i) => layerName(i));
+    const [wide, narrow] = isGated(config) ? ['weights_in', 'weights_out'] : ['fc1', 'fc2'];
+    return {
+      afterNorm: layers.flatMap((layer) => [
+        { norm: `${layer}.norm1`, linears: QKV.map((name) => `${layer}.attention.attention.${name}`) },
+        { norm: `${layer}.norm2`, linears: [`${layer}.mlp.${wide}`] },
+      ]),
+      others: layers.flatMap((layer) => [`${layer}.attention.output.dense`, `${layer}.mlp.${narrow}`]),
+    };
+  },
+
+  embed({ g, weights, config }, pixels) {
+    const { weight, bias } = weights.norm(PATCHES);
+    const patches = embedPatches(g, pixels, weight, bias, config);
+    const classToken = expandToBatch(g, weights.value('embeddings.cls_token'), pixels, 1, config.hiddenSize);
     const sequence = g.op('Concat', [classToken, patches], { axis: 1 });
-    let x = g.op('Add', [sequence, weights.value('embeddings.position_embeddings')]);
-    let penultimate = x;
-    for (let i = 0; i < config.layers; i += 1) {
-      penultimate = x;
-      x = addLayer(g, x, weights, config, layerName(i));
+    return flatten(g, g.op('Add', [sequence, weights.value('embeddings.position_embeddings')]), config);
+  },
+
+  layer({ g, weights, config, sequence }, x, index) {
+    const { intermediateSize: m, heads, layerNormEps: epsilon } = config;
+    const layer = layerName(index);
+    const project = (input: Value, name: string): Value => linear(g, input, weights.linear(`${layer}.${name}`));
+    const scaled = (value: Value, name: string): Value =>
+      g.op('Mul', [value, weights.value(`${layer}.${name}.lambda1`)]);
+
+    const normed = layerNorm(g, x, weights.norm(`${layer}.norm1`), epsilon);
+    const [q, k, v] = QKV.map((name) =>
+      g.op('Reshape', [project(normed, `attention.attention.${name}`), sequence]),
+    ) as [Value, Value, Value];
+    const mixed = project(flatten(g, attention(g, q, k, v, heads), config), 'attention.output.dense');
+    const middle = g.op('Add', [x, scaled(mixed, 'layer_scale1')]);
+
+    const normedAgain = layerNorm(g, middle, weights.norm(`${layer}.norm2`), epsilon);
+    let narrow: Value;
+    if (isGated(config)) {
+      const both = project(normedAgain, 'mlp.weights_in');
+      const gate = activation(g, g.slice(both, 1, 0, m), 'silu');
+      narrow = project(g.op('Mul', [gate, g.slice(both, 1, m, 2 * m)]), 'mlp.weights_out');
+    } else {
+      narrow = project(activation(g, project(normedAgain, 'mlp.fc1'), config.activation), 'mlp.fc2');
     }
-    const last = layerNorm(g, x, weights.norm('layernorm'), epsilon);
-    const zero = g.constant({ dtype: 'I64', shape: [], data: BigInt64Array.of(0n) });
+    return g.op('Add', [middle, scaled(narrow, 'layer_scale2')]);
+  },
+
+  head({ g, weights, config, sequence }, states) {
+    const normed = layerNorm(g, states.last, weights.norm('layernorm'), config.layerNormEps);
+    const last = g.op('Reshape', [normed, sequence]);
     return new Map<OutputName, Value>([
       ['last_hidden_state', last],
-      ['penultimate_hidden_states', penultimate],
-      ['image_embeds', g.op('Gather', [last, zero], { axis: 1 })],
+      ['penultimate_hidden_states', g.op('Reshape', [states.penultimate, sequence])],
+      ['image_embeds', classTokenOf(g, last)],
     ]);
   },
 };
-
-function addLayer(g: GraphBuilder, x: Value, weights: WeightValues, config: VisionConfig, layer: string): Value {
-  const { hiddenSize: d, intermediateSize: m, heads, layerNormEps: epsilon } = config;
-  const tokens = tokensOf(config);
-  const square = { in: d, out: d };
-  const project = (input: Value, name: string, sizes = square): Value =>
-    linear(g, input, weights.linear(`${layer}.${name}`), tokens, sizes);
-  const scaled = (value: Value, name: string): Value => g.op('Mul', [value, weights.value(`${layer}.${name}.lambda1`)]);
-
-  const normed = layerNorm(g, x, weights.norm(`${layer}.norm1`), epsilon);
-  const q = project(normed, 'attention.attention.query');
-  const k = project(normed, 'attention.attention.key');
-  const v = project(normed, 'attention.attention.value');
-  const mixed = project(attention(g, q, k, v, heads), 'attention.output.dense');
-  const middle = g.op('Add', [x, scaled(mixed, 'layer_scale1')]);
-
-  const normedAgain = layerNorm(g, middle, weights.norm(`${layer}.norm2`), epsilon);
-  let narrow: Value;
-  if (isGated(config)) {
-    const both = project(normedAgain, 'mlp.weights_in', { in: d, out: 2 * m });
-    const gate = activation(g, g.slice(both, 2, 0, m), 'silu');
-    narrow = project(g.op('Mul', [gate, g.slice(both, 2, m, 2 * m)]), 'mlp.weights_out', { in: m, out: d });
-  } else {
-    const wide = project(normedAgain, 'mlp.fc1', { in: d, out: m });
-    narrow = project(activation(g, wide, config.activation), 'mlp.fc2', { in: m, out: d });
-  }
-  return g.op('Add', [middle, scaled(narrow, 'layer_scale2')]);
-}

@@ -1,6 +1,7 @@
 /** What a vision family is: how a file of it is known, which weights it has, and its forward pass as a graph. */
+import type { Crop, Resampling } from '../../image/index.js';
 import type { GraphBuilder, LinearWeights, Value } from '../../onnx/index.js';
-import type { Shape } from '../../tensor/tensor.js';
+import type { F32Tensor, Shape } from '../../tensor/tensor.js';
 import type { ModelType, VisionConfig } from '../config.js';
 import type { WeightRange } from '../weights.js';
 
@@ -32,9 +33,24 @@ export interface WeightValues {
   isTransposed(name: string): boolean;
 }
 
-interface ForwardOptions {
-  /** Outputs to build; never one whose weights are absent. */
-  readonly outputs: readonly OutputName[];
+/**
+ * A graph under construction. Hidden states are flat, `[B·T, D]`: linear layers and norms need no more, and attention gets
+ * its `[B, T, D]` by `sequence`.
+ */
+export interface Build {
+  readonly g: GraphBuilder;
+  readonly weights: WeightValues;
+  readonly config: VisionConfig;
+  /** I64 `[3]`: B, T, D. */
+  readonly sequence: Value;
+}
+
+/** A further input of the graph, beside the pixel values; a text stands for a dimension known at run time. */
+interface ExtraInput {
+  readonly name: string;
+  readonly shape: readonly (number | string)[];
+  /** Its value for pixel values of this height and width. */
+  value(config: VisionConfig, height: number, width: number): F32Tensor;
 }
 
 export interface VisionFamily {
@@ -45,16 +61,39 @@ export interface VisionFamily {
   /** Outputs that a model of this configuration has, its file being complete. */
   outputs(config: VisionConfig): readonly OutputName[];
   needs(config: VisionConfig): WeightNeeds;
-  /** Shape of an output for a batch, the batch itself left out. */
-  outputShape(output: OutputName, config: VisionConfig): Shape;
+  /** Shape of an output for a batch, the batch itself left out; `tokens` stands for a number known at run time. */
+  outputShape(output: OutputName, config: VisionConfig): readonly (number | string)[];
+  /** Tokens before those of the patches: class token, registers. */
+  readonly prefixTokens: number;
+  /** Tokens of a picture; undefined where it depends on the picture. */
+  tokens(config: VisionConfig): number | undefined;
   /** Weights that ComfyUI keeps in fp32 whatever it does with the others. */
   keepsFullPrecision(name: string): boolean;
-  /** Adds the forward pass of pixel values `[B, 3, S, S]`. */
-  forward(
-    g: GraphBuilder,
-    pixels: Value,
-    weights: WeightValues,
-    config: VisionConfig,
-    options: ForwardOptions,
-  ): ReadonlyMap<OutputName, Value>;
+  /** How a picture becomes the one that the encoder sees; undefined where nothing is resampled. */
+  resample(width: number, height: number, crop: Crop, config: VisionConfig): Resampling | undefined;
+  readonly extraInputs: readonly ExtraInput[];
+  /** What quantisation may do; absent where it is not offered. */
+  quantization(config: VisionConfig): QuantizationPlan;
+  /** Pixel values `[B, 3, H, W]` to the first hidden state, `[B·T, D]`. */
+  embed(build: Build, pixels: Value, extra: readonly Value[]): Value;
+  /** One layer. */
+  layer(build: Build, x: Value, index: number): Value;
+  /** Outputs from hidden states; `states` are what `embed` and then every layer gave. */
+  head(build: Build, states: HiddenStates, outputs: readonly OutputName[]): ReadonlyMap<OutputName, Value>;
+}
+
+export interface HiddenStates {
+  readonly last: Value;
+  /** Input of the last layer. */
+  readonly penultimate: Value;
+  /** Of every layer; present only where an output asks for all. */
+  readonly all?: readonly Value[];
+}
+
+/** Linear layers that may hold int8 weights, and what feeds them. */
+export interface QuantizationPlan {
+  /** A norm and all linear layers that read it and nothing else: outlier channels are moved into their weights. */
+  readonly afterNorm: readonly { readonly norm: string; readonly linears: readonly string[] }[];
+  /** Linear layers that read something else: the attention's result, an activation. */
+  readonly others: readonly string[];
 }

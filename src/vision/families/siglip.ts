@@ -6,11 +6,21 @@
  *
  * Source: ComfyUI, comfy/clip_model.py (`CLIPVision` with `siglip_vision_model`).
  */
+import { clipResampling } from '../../image/index.js';
 import { layerNorm, type Value } from '../../onnx/index.js';
 import type { Shape } from '../../tensor/tensor.js';
 import { patchCount, type VisionConfig } from '../config.js';
 import type { OutputName, Preset, VisionFamily } from './family.js';
-import { embedPatches, encoderLayers, encoderShapes, FIRST_NORM, hasLayer, POSITIONS } from './transformer.js';
+import {
+  embedPatches,
+  encoderLayer,
+  encoderQuantization,
+  encoderShapes,
+  FIRST_NORM,
+  flatten,
+  hasLayer,
+  POSITIONS,
+} from './transformer.js';
 
 const SO400M: VisionConfig = {
   hiddenSize: 1152,
@@ -40,6 +50,7 @@ export const siglip: VisionFamily = {
 
   choose(weights) {
     if (!hasLayer(weights, 22) || weights.get(FIRST_NORM)?.shape[0] !== SO400M.hiddenSize) return undefined;
+    if (weights.get(`${PATCHES}.weight`)?.shape.length === 2) return undefined; // SigLIP2 NaFlex
     const positions = weights.get(POSITIONS)?.shape[0];
     if (positions === 729) return AT_384;
     if (positions === 1024) return AT_512;
@@ -70,38 +81,32 @@ export const siglip: VisionFamily = {
 
   keepsFullPrecision: (name) => name.startsWith('vision_model.post_layernorm.'),
 
-  forward(g, pixels, weights, config, { outputs }) {
-    const tokens = patchCount(config);
-    const patches = embedPatches(
-      g,
-      pixels,
-      weights.value(`${PATCHES}.weight`),
-      weights.value(`${PATCHES}.bias`),
-      config,
-    );
-    const embedded = g.op('Add', [patches, weights.value(POSITIONS)]);
-    const states = encoderLayers(g, embedded, weights, config, tokens);
-    const last = layerNorm(
-      g,
-      states.at(-1) ?? embedded,
-      weights.norm('vision_model.post_layernorm'),
-      config.layerNormEps,
-    );
+  prefixTokens: 0,
+  tokens: patchCount,
+  resample: (width, height, crop, { imageSize }) => clipResampling(width, height, imageSize, crop),
+  extraInputs: [],
+  quantization: encoderQuantization,
+
+  embed({ g, weights, config }, pixels) {
+    const { weight, bias } = weights.norm(PATCHES);
+    const patches = embedPatches(g, pixels, weight, bias, config);
+    return flatten(g, g.op('Add', [patches, weights.value(POSITIONS)]), config);
+  },
+
+  layer: encoderLayer,
+
+  head({ g, weights, config, sequence }, states, outputs) {
+    const post = layerNorm(g, states.last, weights.norm('vision_model.post_layernorm'), config.layerNormEps);
+    const last = g.op('Reshape', [post, sequence]);
     const values = new Map<OutputName, Value>([
       ['last_hidden_state', last],
-      ['penultimate_hidden_states', states.at(-2) ?? embedded],
+      ['penultimate_hidden_states', g.op('Reshape', [states.penultimate, sequence])],
       ['image_embeds', last],
     ]);
-    if (outputs.includes('all_hidden_states')) {
+    if (outputs.includes('all_hidden_states') && states.all !== undefined) {
       const axis = g.ints([1]);
-      values.set(
-        'all_hidden_states',
-        g.op(
-          'Concat',
-          states.map((state) => g.op('Unsqueeze', [state, axis])),
-          { axis: 1 },
-        ),
-      );
+      const layers = states.all.map((state) => g.op('Unsqueeze', [g.op('Reshape', [state, sequence]), axis]));
+      values.set('all_hidden_states', g.op('Concat', layers, { axis: 1 }));
     }
     return values;
   },

@@ -2,9 +2,10 @@
 import { activation, attention, layerNorm, linear, type GraphBuilder, type Value } from '../../onnx/index.js';
 import type { Shape } from '../../tensor/tensor.js';
 import { patchCount, type VisionConfig } from '../config.js';
-import type { WeightValues } from './family.js';
+import type { Build, QuantizationPlan } from './family.js';
 
 const layerName = (index: number): string => `vision_model.encoder.layers.${index}`;
+const QKV = ['q_proj', 'k_proj', 'v_proj'] as const;
 
 /** Shapes of all encoder layers. */
 export function encoderShapes(config: VisionConfig): [string, Shape][] {
@@ -15,7 +16,7 @@ export function encoderShapes(config: VisionConfig): [string, Shape][] {
       [`${layer}.${name}.weight`, [d]],
       [`${layer}.${name}.bias`, [d]],
     ]);
-    const projections = ['q_proj', 'k_proj', 'v_proj', 'out_proj'].flatMap((name): [string, Shape][] => [
+    const projections = [...QKV, 'out_proj'].flatMap((name): [string, Shape][] => [
       [`${layer}.self_attn.${name}.weight`, [d, d]],
       [`${layer}.self_attn.${name}.bias`, [d]],
     ]);
@@ -43,45 +44,50 @@ export function embedPatches(
     kernel_shape: side,
     strides: side,
   });
-  const flat = g.reshape(conv, [0, hiddenSize, patchCount(config)]);
+  const flat = g.reshape(conv, [0, hiddenSize, -1]);
   return g.op('Transpose', [flat], { perm: [0, 2, 1] });
 }
 
-/** Output of every layer, in order. */
-export function encoderLayers(
-  g: GraphBuilder,
-  input: Value,
-  weights: WeightValues,
-  config: VisionConfig,
-  tokens: number,
-): Value[] {
-  const { hiddenSize: d, intermediateSize: m, heads, layerNormEps: epsilon } = config;
-  const square = { in: d, out: d };
-  const states: Value[] = [];
-  let x = input;
-  for (let i = 0; i < config.layers; i += 1) {
-    const layer = layerName(i);
-    const normed = layerNorm(g, x, weights.norm(`${layer}.layer_norm1`), epsilon);
-    const [q, k, v] = (['q_proj', 'k_proj', 'v_proj'] as const).map((name) =>
-      linear(g, normed, weights.linear(`${layer}.self_attn.${name}`), tokens, square),
-    ) as [Value, Value, Value];
-    const mixed = attention(g, q, k, v, heads);
-    x = g.op('Add', [x, linear(g, mixed, weights.linear(`${layer}.self_attn.out_proj`), tokens, square)]);
-    const normedAgain = layerNorm(g, x, weights.norm(`${layer}.layer_norm2`), epsilon);
-    const wide = linear(g, normedAgain, weights.linear(`${layer}.mlp.fc1`), tokens, { in: d, out: m });
-    const narrow = linear(g, activation(g, wide, config.activation), weights.linear(`${layer}.mlp.fc2`), tokens, {
-      in: m,
-      out: d,
-    });
-    x = g.op('Add', [x, narrow]);
-    states.push(x);
-  }
-  return states;
+/** `[B, T, D]` as the flat hidden states that layers take. */
+export function flatten(g: GraphBuilder, x: Value, config: VisionConfig): Value {
+  return g.reshape(x, [-1, config.hiddenSize]);
+}
+
+/** One encoder layer. */
+export function encoderLayer({ g, weights, config, sequence }: Build, x: Value, index: number): Value {
+  const { heads, layerNormEps: epsilon } = config;
+  const layer = layerName(index);
+  const normed = layerNorm(g, x, weights.norm(`${layer}.layer_norm1`), epsilon);
+  const [q, k, v] = QKV.map((name) =>
+    g.op('Reshape', [linear(g, normed, weights.linear(`${layer}.self_attn.${name}`)), sequence]),
+  ) as [Value, Value, Value];
+  const mixed = flatten(g, attention(g, q, k, v, heads), config);
+  const middle = g.op('Add', [x, linear(g, mixed, weights.linear(`${layer}.self_attn.out_proj`))]);
+  const normedAgain = layerNorm(g, middle, weights.norm(`${layer}.layer_norm2`), epsilon);
+  const wide = linear(g, normedAgain, weights.linear(`${layer}.mlp.fc1`));
+  const narrow = linear(g, activation(g, wide, config.activation), weights.linear(`${layer}.mlp.fc2`));
+  return g.op('Add', [middle, narrow]);
+}
+
+export function encoderQuantization(config: VisionConfig): QuantizationPlan {
+  const layers = Array.from({ length: config.layers }, (_none, i) => layerName(i));
+  return {
+    afterNorm: layers.flatMap((layer) => [
+      { norm: `${layer}.layer_norm1`, linears: QKV.map((name) => `${layer}.self_attn.${name}`) },
+      { norm: `${layer}.layer_norm2`, linears: [`${layer}.mlp.fc1`] },
+    ]),
+    others: layers.flatMap((layer) => [`${layer}.self_attn.out_proj`, `${layer}.mlp.fc2`]),
+  };
 }
 
 /** ComfyUI's only test of depth: is there a layer of this index. */
 export function hasLayer(weights: ReadonlyMap<string, unknown>, index: number): boolean {
   return weights.has(`${layerName(index)}.layer_norm1.weight`);
+}
+
+/** Tokens of a square picture whose size the configuration fixes. */
+export function squareTokens(config: VisionConfig, prefixTokens: number): number {
+  return patchCount(config) + prefixTokens;
 }
 
 export const POSITIONS = 'vision_model.embeddings.position_embedding.weight';
