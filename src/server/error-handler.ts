@@ -30,6 +30,9 @@ const STATUS: Readonly<Record<ErrorCode, number>> = {
   NOT_FOUND: 404,
 };
 
+/** What the parser of forms throws for a broken one: plain errors, which only their text tells from defects. */
+const BROKEN_FORM = /multipart|^The needle cannot/i;
+
 export function createErrorHandler(
   logger: Logger,
 ): (error: FastifyError | BridgeError, request: FastifyRequest, reply: FastifyReply) => FastifyReply {
@@ -46,7 +49,8 @@ export function createErrorHandler(
         },
       });
     }
-    const status = error.statusCode ?? 500;
+    const isBrokenForm = request.isMultipart() && BROKEN_FORM.test(error.message);
+    const status = error.statusCode ?? (isBrokenForm ? 400 : 500);
     if (status === 413)
       return sendJson(reply.status(413), {
         error: { code: 'INVALID_REQUEST', message: 'The request body is larger than --max-upload-size.', details: {} },
