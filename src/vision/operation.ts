@@ -130,7 +130,7 @@ function pixelValuesOf(request: EncodeRequest, resolved: ResolvedModel, first: n
 }
 
 /** Pixel values f32 `[B, 3, H, W]` of images `[B, H, W, C]`, as this model takes them. */
-export function pixelsOf(
+function pixelsOf(
   { family, model: { config } }: ResolvedModel,
   images: F32Tensor | U8Tensor,
   crop: Crop,
@@ -141,7 +141,7 @@ export function pixelsOf(
 }
 
 /** All inputs of a model's graph, by name. */
-export function feedsOf({ family, model: { config } }: ResolvedModel, pixels: F32Tensor): Record<string, F32Tensor> {
+function feedsOf({ family, model: { config } }: ResolvedModel, pixels: F32Tensor): Record<string, F32Tensor> {
   const [, , height = 0, width = 0] = pixels.shape;
   const extra = family.extraInputs.map(({ name, value }) => [name, value(config, height, width)] as const);
   return { [PIXEL_VALUES]: pixels, ...Object.fromEntries(extra) };

@@ -50,7 +50,7 @@ interface ExtraInput {
   readonly name: string;
   readonly shape: readonly (number | string)[];
   /** Its value for pixel values of this height and width. */
-  value(config: VisionConfig, height: number, width: number): F32Tensor;
+  readonly value: (config: VisionConfig, height: number, width: number) => F32Tensor;
 }
 
 export interface VisionFamily {
@@ -82,7 +82,7 @@ export interface VisionFamily {
   head(build: Build, states: HiddenStates, outputs: readonly OutputName[]): ReadonlyMap<OutputName, Value>;
 }
 
-export interface HiddenStates {
+interface HiddenStates {
   readonly last: Value;
   /** Input of the last layer. */
   readonly penultimate: Value;

@@ -102,8 +102,8 @@ export const siglip2: VisionFamily = {
     const patches = embedPatches(g, pixels, kernel, bias, config);
     // [side, side·D] by rows, then [rows, side, D] by columns.
     const side = tableSide(config);
-    const byRows = g.op('MatMul', [rows ?? ('' as Value), g.reshape(weights.value(POSITIONS), [side, side * d])]);
-    const positions = g.op('MatMul', [columns ?? ('' as Value), g.reshape(byRows, [-1, side, d])]);
+    const byRows = g.op('MatMul', [rows ?? '', g.reshape(weights.value(POSITIONS), [side, side * d])]);
+    const positions = g.op('MatMul', [columns ?? '', g.reshape(byRows, [-1, side, d])]);
     return flatten(g, g.op('Add', [patches, g.reshape(positions, [1, -1, d])]), config);
   },
 
