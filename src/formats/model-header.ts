@@ -9,6 +9,8 @@ export interface TensorInfo {
   /** Absolute position of the first byte in the file. */
   readonly offset: number;
   readonly sizeBytes: number;
+  /** Base name of the file that has the bytes, in the header's own folder; absent where that is the header's file. */
+  readonly file?: string;
 }
 
 export interface ModelHeader {

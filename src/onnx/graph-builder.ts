@@ -28,6 +28,7 @@ export class GraphBuilder {
   readonly #initializers = new Map<string, Initializer>();
   readonly #inputs: GraphValue[] = [];
   readonly #outputs: GraphValue[] = [];
+  readonly #made = new Map<string, unknown>();
   #count = 0;
 
   constructor(name: string) {
@@ -66,7 +67,16 @@ export class GraphBuilder {
   }
 
   scalar(value: number): Value {
-    return this.constant(f32Tensor([], Float32Array.of(value)));
+    return this.shared(`scalar_${value}`, f32Tensor([], Float32Array.of(value)));
+  }
+
+  /** What `make` adds to the graph, once for all who ask under this key. */
+  once<T>(key: string, make: () => T): T {
+    const known = this.#made.get(key);
+    if (known !== undefined) return known as T;
+    const fresh = make();
+    this.#made.set(key, fresh);
+    return fresh;
   }
 
   ints(values: readonly number[]): Value {

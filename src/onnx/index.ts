@@ -10,4 +10,5 @@ export {
   type Activation,
   type LinearWeights,
 } from './layers.js';
+export { LOW_STEPS } from './int8.js';
 export { isOnnxDType } from './model-writer.js';

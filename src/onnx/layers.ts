@@ -6,17 +6,34 @@
  * Weights are values of the graph already; their layout is PyTorch's: linear weights `[out, in]`.
  */
 import type { GraphBuilder, Value } from './graph-builder.js';
+import { linearInt8 } from './int8.js';
 
 export interface LinearWeights {
-  /** `[out, in]` */
+  /** `[out, in]`, unless `int8` says otherwise. */
   readonly weight: Value;
   readonly bias?: Value;
+  /** Present where the weights are whole numbers of 8 bits. */
+  readonly int8?: Int8Weights;
+}
+
+/** `weight` is then I8 `[in, out]`: the product of a row is scaled back per output channel, and per row. */
+export interface Int8Weights {
+  /** f32 `[out]`: what one step of a weight stands for. */
+  readonly scale: Value;
+  /** I8 `[in, out]`: what rounding left over, in steps 254 times finer. Present in the two-term scheme. */
+  readonly low?: Value;
+  /** No input lies below this; the bias already makes up for the shift. */
+  readonly inputFloor?: number;
+  /** Input channels that are multiplied in fp32: their numbers I64 `[n]` and weights f32 `[n, out]`. */
+  readonly outliers?: { readonly index: Value; readonly weight: Value };
 }
 
 export type Activation = 'gelu' | 'gelu_tanh' | 'quick_gelu' | 'silu';
 
 /** x·Wᵀ + b for `[rows, in]`. Gemm takes `[out, in]` as it is stored. */
-export function linear(g: GraphBuilder, x: Value, { weight, bias }: LinearWeights): Value {
+export function linear(g: GraphBuilder, x: Value, weights: LinearWeights): Value {
+  const { weight, bias, int8 } = weights;
+  if (int8 !== undefined) return linearInt8(g, x, weight, bias, int8);
   return g.op('Gemm', bias === undefined ? [x, weight] : [x, weight, bias], { transB: 1 });
 }
 

@@ -4,7 +4,7 @@ import { decodeImage, type Crop } from '../image/index.js';
 import type { InferenceProcess } from '../runtime/index.js';
 import { f32Tensor, u8Tensor, type F32Tensor } from '../tensor/tensor.js';
 import { VisionEngine, type VisionInput, type VisionOutput } from './engine.js';
-import type { Precision } from './graph.js';
+import type { Precision } from './weight-values.js';
 import { joinOutputs } from './join.js';
 import { embeddingDim, type VisionModel } from './model.js';
 

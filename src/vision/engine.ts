@@ -10,7 +10,7 @@ import type { InferenceProcess, Progress } from '../runtime/index.js';
 import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
 import type { VisionConfig } from './config.js';
 import type { OutputName } from './families/index.js';
-import type { Precision } from './graph.js';
+import type { Precision } from './weight-values.js';
 import { resolveVisionModel, type VisionModel } from './model.js';
 import { ENCODE_OPERATION, type EncodeReply, type EncodeRequest } from './operation.js';
 

@@ -1,80 +1,96 @@
 /**
- * A vision model as ONNX: a small graph whose initializers are ranges of the user's own file.
+ * A vision model as ONNX: a small graph whose initializers are ranges of a file of weights.
  *
- * Precision: ComfyUI holds weights in fp16 whatever the file has, and computes in fp32. `comfy` therefore rounds fp32
- * and bf16 weights to fp16 and back, except those that ComfyUI keeps; `fp32` computes with the weights as stored.
+ * The whole encoder is one graph. Quantisation needs it step by step, so that no more than one layer is in memory.
  */
-import { basename } from 'node:path';
 import { ModelFormatError } from '../common/errors.js';
-import { GraphBuilder, isOnnxDType, type Value } from '../onnx/index.js';
+import { GraphBuilder, type Value } from '../onnx/index.js';
 import type { OutputName } from './families/index.js';
 import type { Build, WeightValues } from './families/family.js';
 import type { ResolvedModel } from './model.js';
 
-export type Precision = 'comfy' | 'fp32';
-
 /** Name of the graph's main input: pixel values, f32 `[B, 3, H, W]`. */
 export const PIXEL_VALUES = 'pixel_values';
+/** Names of what goes from step to step: hidden states, f32 `[T, D]` of one picture. */
+export const HIDDEN = 'hidden';
+export const PENULTIMATE = 'penultimate';
+
+/** Hands a graph its weights. */
+export type WeightSource = (g: GraphBuilder) => WeightValues;
 
 /** Builds the whole encoder with these outputs, all of which the model has. */
 export function buildVisionGraph(
   resolved: ResolvedModel,
-  precision: Precision,
+  source: WeightSource,
   outputs: readonly OutputName[],
 ): Uint8Array {
   const { model, family } = resolved;
   const { config } = model;
   const g = new GraphBuilder(model.family);
-  const side = config.imageSize === -1 ? undefined : config.imageSize;
-  const pixels = g.input(PIXEL_VALUES, 'F32', ['batch', 3, side ?? 'height', side ?? 'width']);
-  const extra = family.extraInputs.map(({ name, shape }) => g.input(name, 'F32', shape));
+  const { pixels, extra } = addInputs(g, resolved);
   const batch = g.op('Shape', [pixels], { start: 0, end: 1 });
   const sequence = g.op('Concat', [batch, g.ints([family.tokens(config) ?? -1, config.hiddenSize])], { axis: 0 });
-  const build: Build = { g, config, sequence, weights: weightValues(g, resolved, precision) };
+  const build: Build = { g, config, sequence, weights: source(g) };
 
   const states = [family.embed(build, pixels, extra)];
   for (let i = 0; i < config.layers; i += 1) states.push(family.layer(build, states[i] ?? pixels, i));
   const last = states.at(-1) ?? pixels;
   const all = outputs.includes('all_hidden_states') ? { all: states.slice(1) } : {};
-  const values = family.head(build, { last, penultimate: states.at(-2) ?? last, ...all }, outputs);
-  for (const output of outputs) {
-    const value = values.get(output);
-    if (value === undefined) throw new ModelFormatError('OUTPUT_UNAVAILABLE', `${model.family} has no ${output}.`);
-    g.output(output, value, ['batch', ...family.outputShape(output, config)]);
-  }
+  addOutputs(build, resolved, { last, penultimate: states.at(-2) ?? last, ...all }, outputs);
   return g.build();
 }
 
-function weightValues(g: GraphBuilder, { model, family, weights }: ResolvedModel, precision: Precision): WeightValues {
-  const file = basename(model.path);
-  const made = new Map<string, Value>();
-  const make = (name: string): Value => {
-    const range = weights.ranges.get(name);
-    if (range === undefined || !isOnnxDType(range.dtype)) {
-      throw new ModelFormatError('TENSOR_MISSING', `${file} has no usable tensor ${name}.`);
-    }
-    const stored = g.external(name, range.dtype, range.shape, {
-      file,
-      offset: range.offset,
-      sizeBytes: range.sizeBytes,
-    });
-    if (range.dtype === 'F16') return g.cast(stored, 'F32');
-    const isRounded = precision === 'comfy' && !family.keepsFullPrecision(name);
-    if (isRounded) return g.cast(g.cast(stored, 'F16'), 'F32');
-    return range.dtype === 'F32' ? stored : g.cast(stored, 'F32');
+/** Builds one step of the encoder, for one picture: what comes before the layers, a layer, or what comes after them. */
+export function buildStepGraph(
+  resolved: ResolvedModel,
+  source: WeightSource,
+  step: 'embed' | 'head' | number,
+): Uint8Array {
+  const { model, family } = resolved;
+  const { config } = model;
+  const g = new GraphBuilder(`${model.family} ${step}`);
+  const sequence = g.ints([1, -1, config.hiddenSize]);
+  const observed: { norm: string; largest: Value }[] = [];
+  const observe = (norm: string, result: Value): void => {
+    const axis = g.ints([0]);
+    observed.push({ norm, largest: g.op('ReduceMax', [g.op('Abs', [result]), axis], { keepdims: 0 }) });
   };
-  const value = (name: string): Value => {
-    const known = made.get(name);
-    if (known !== undefined) return known;
-    const fresh = make(name);
-    made.set(name, fresh);
-    return fresh;
-  };
-  return {
-    value,
-    linear: (name, { bias } = { bias: true }) =>
-      bias ? { weight: value(`${name}.weight`), bias: value(`${name}.bias`) } : { weight: value(`${name}.weight`) },
-    norm: (name) => ({ weight: value(`${name}.weight`), bias: value(`${name}.bias`) }),
-    isTransposed: (name) => weights.ranges.get(name)?.isTransposed === true,
-  };
+  const build: Build = { g, config, sequence, weights: source(g), observe };
+  const rows = ['rows', config.hiddenSize] as const;
+  if (step === 'embed') {
+    const { pixels, extra } = addInputs(g, resolved);
+    g.output(HIDDEN, family.embed(build, pixels, extra), rows);
+    return g.build();
+  }
+  const hidden = g.input(HIDDEN, 'F32', rows);
+  if (step === 'head') {
+    const penultimate = g.input(PENULTIMATE, 'F32', rows);
+    const outputs = model.outputs.filter((output) => output !== 'all_hidden_states' && output !== 'mm_projected');
+    addOutputs(build, resolved, { last: hidden, penultimate }, outputs);
+    return g.build();
+  }
+  g.output(HIDDEN, family.layer(build, hidden, step), rows);
+  for (const { norm, largest } of observed) g.output(norm, largest, [config.hiddenSize]);
+  return g.build();
+}
+
+function addInputs(g: GraphBuilder, { model, family }: ResolvedModel): { pixels: Value; extra: Value[] } {
+  const { imageSize } = model.config;
+  const sides = imageSize === -1 ? ['height', 'width'] : [imageSize, imageSize];
+  const pixels = g.input(PIXEL_VALUES, 'F32', ['batch', 3, ...sides]);
+  return { pixels, extra: family.extraInputs.map(({ name, shape }) => g.input(name, 'F32', shape)) };
+}
+
+function addOutputs(
+  build: Build,
+  { model, family }: ResolvedModel,
+  states: Parameters<typeof family.head>[1],
+  outputs: readonly OutputName[],
+): void {
+  const values = family.head(build, states, outputs);
+  for (const output of outputs) {
+    const value = values.get(output);
+    if (value === undefined) throw new ModelFormatError('OUTPUT_UNAVAILABLE', `${model.family} has no ${output}.`);
+    build.g.output(output, value, ['batch', ...family.outputShape(output, model.config)]);
+  }
 }

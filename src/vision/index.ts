@@ -2,7 +2,7 @@
 export { VisionEngine, OUTPUT_FIELDS, featureTensors, type VisionInput, type VisionOutput } from './engine.js';
 export type { OutputName } from './families/index.js';
 export { joinBatch, joinOutputs } from './join.js';
-export type { Precision } from './graph.js';
+export type { Precision } from './weight-values.js';
 export { resolveVisionModel, type VisionModel } from './model.js';
 export { createEncodeOperation, ENCODE_OPERATION } from './operation.js';
 export {

@@ -12,9 +12,10 @@ import { normalize, resampleToU8, type Crop } from '../image/index.js';
 import { Session, type Operation, type OperationContext } from '../runtime/index.js';
 import { elementCount, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import type { OutputName } from './families/index.js';
-import { buildVisionGraph, PIXEL_VALUES, type Precision } from './graph.js';
+import { buildVisionGraph, PIXEL_VALUES } from './graph.js';
 import { joinBatch } from './join.js';
 import { resolveVisionModel, type ResolvedModel, type VisionModel } from './model.js';
+import { storedWeights, type Precision } from './weight-values.js';
 
 /** Name under which the parent calls it. */
 export const ENCODE_OPERATION = 'vision.encode';
@@ -62,7 +63,9 @@ export function createEncodeOperation(): Operation {
     const header = await readSafetensorsHeader(request.path);
     const resolved = resolveVisionModel(header);
     const outputs = resolved.model.outputs.filter((output) => wantsAll || output !== 'all_hidden_states');
-    const graph = buildVisionGraph(resolved, request.precision, outputs);
+    const { precision } = request;
+    if (precision === 'int8') throw new ModelFormatError('OUTPUT_UNAVAILABLE', 'int8 is not there yet.');
+    const graph = buildVisionGraph(resolved, (g) => storedWeights(g, resolved, precision), outputs);
     for (const [oldest, { session }] of open) {
       if (open.size < MAX_OPEN_MODELS) break;
       open.delete(oldest);
@@ -130,11 +133,7 @@ function pixelValuesOf(request: EncodeRequest, resolved: ResolvedModel, first: n
 }
 
 /** Pixel values f32 `[B, 3, H, W]` of images `[B, H, W, C]`, as this model takes them. */
-function pixelsOf(
-  { family, model: { config } }: ResolvedModel,
-  images: F32Tensor | U8Tensor,
-  crop: Crop,
-): F32Tensor {
+function pixelsOf({ family, model: { config } }: ResolvedModel, images: F32Tensor | U8Tensor, crop: Crop): F32Tensor {
   const [, height = 0, width = 0] = images.shape;
   const levels = resampleToU8(images, family.resample(width, height, crop, config));
   return normalize(levels, { mean: config.imageMean, std: config.imageStd });

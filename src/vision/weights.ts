@@ -15,6 +15,8 @@ export interface WeightRange {
   /** Absolute position in the file. */
   readonly offset: number;
   readonly sizeBytes: number;
+  /** Base name of the file, where it is not the header's own. */
+  readonly file?: string;
   /** The file has it as `[in, out]`; `shape` is as stored. */
   readonly isTransposed?: true;
 }
@@ -82,6 +84,6 @@ function splitFused(info: TensorInfo, layer: string, kind: string): [string, Wei
   const sizeBytes = info.sizeBytes / 3;
   return FUSED_PARTS.map((part, i) => [
     `${layer}.self_attn.${part}.${kind}`,
-    { dtype: info.dtype, shape: [rows / 3, ...rest], offset: info.offset + i * sizeBytes, sizeBytes },
+    { ...info, shape: [rows / 3, ...rest], offset: info.offset + i * sizeBytes, sizeBytes },
   ]);
 }

@@ -8,7 +8,7 @@ import { activation, attention, classTokenOf, expandToBatch, layerNorm, linear, 
 import type { Shape } from '../../tensor/tensor.js';
 import type { VisionConfig } from '../config.js';
 import type { OutputName, Preset, VisionFamily } from './family.js';
-import { embedPatches, flatten, squareTokens } from './transformer.js';
+import { ACTIVATION_FLOORS, embedPatches, flatten, norm, project, squareTokens } from './transformer.js';
 
 const LARGE_CONFIG: VisionConfig = {
   hiddenSize: 1024,
@@ -90,13 +90,17 @@ export const dinov2: VisionFamily = {
 
   quantization(config) {
     const layers = Array.from({ length: config.layers }, (_none, i) => layerName(i));
+    const inputFloor = ACTIVATION_FLOORS[config.activation];
     const [wide, narrow] = isGated(config) ? ['weights_in', 'weights_out'] : ['fc1', 'fc2'];
     return {
       afterNorm: layers.flatMap((layer) => [
         { norm: `${layer}.norm1`, linears: QKV.map((name) => `${layer}.attention.attention.${name}`) },
         { norm: `${layer}.norm2`, linears: [`${layer}.mlp.${wide}`] },
       ]),
-      others: layers.flatMap((layer) => [`${layer}.attention.output.dense`, `${layer}.mlp.${narrow}`]),
+      others: layers.flatMap((layer) => [
+        { name: `${layer}.attention.output.dense` },
+        { name: `${layer}.mlp.${narrow}`, ...(inputFloor === undefined ? {} : { inputFloor }) },
+      ]),
     };
   },
 
@@ -108,35 +112,37 @@ export const dinov2: VisionFamily = {
     return flatten(g, g.op('Add', [sequence, weights.value('embeddings.position_embeddings')]), config);
   },
 
-  layer({ g, weights, config, sequence }, x, index) {
-    const { intermediateSize: m, heads, layerNormEps: epsilon } = config;
+  layer(build, x, index) {
+    const { g, weights, config, sequence } = build;
+    const { intermediateSize: m } = config;
     const layer = layerName(index);
-    const project = (input: Value, name: string): Value => linear(g, input, weights.linear(`${layer}.${name}`));
     const scaled = (value: Value, name: string): Value =>
       g.op('Mul', [value, weights.value(`${layer}.${name}.lambda1`)]);
 
-    const normed = layerNorm(g, x, weights.norm(`${layer}.norm1`), epsilon);
+    const normed = norm(build, x, `${layer}.norm1`);
     const [q, k, v] = QKV.map((name) =>
-      g.op('Reshape', [project(normed, `attention.attention.${name}`), sequence]),
+      g.op('Reshape', [project(build, normed, `${layer}.attention.attention.${name}`), sequence]),
     ) as [Value, Value, Value];
-    const mixed = project(flatten(g, attention(g, q, k, v, heads), config), 'attention.output.dense');
-    const middle = g.op('Add', [x, scaled(mixed, 'layer_scale1')]);
+    const mixed = flatten(g, attention(g, q, k, v, config.heads), config);
+    const attended = scaled(project(build, mixed, `${layer}.attention.output.dense`), 'layer_scale1');
+    const middle = g.op('Add', [x, attended]);
 
-    const normedAgain = layerNorm(g, middle, weights.norm(`${layer}.norm2`), epsilon);
+    const normedAgain = norm(build, middle, `${layer}.norm2`);
     let narrow: Value;
     if (isGated(config)) {
-      const both = project(normedAgain, 'mlp.weights_in');
+      const both = project(build, normedAgain, `${layer}.mlp.weights_in`);
       const gate = activation(g, g.slice(both, 1, 0, m), 'silu');
-      narrow = project(g.op('Mul', [gate, g.slice(both, 1, m, 2 * m)]), 'mlp.weights_out');
+      narrow = project(build, g.op('Mul', [gate, g.slice(both, 1, m, 2 * m)]), `${layer}.mlp.weights_out`);
     } else {
-      narrow = project(activation(g, project(normedAgain, 'mlp.fc1'), config.activation), 'mlp.fc2');
+      const wide = activation(g, project(build, normedAgain, `${layer}.mlp.fc1`), config.activation);
+      narrow = project(build, wide, `${layer}.mlp.fc2`);
     }
     return g.op('Add', [middle, scaled(narrow, 'layer_scale2')]);
   },
 
-  head({ g, weights, config, sequence }, states) {
-    const normed = layerNorm(g, states.last, weights.norm('layernorm'), config.layerNormEps);
-    const last = g.op('Reshape', [normed, sequence]);
+  head(build, states) {
+    const { g, sequence } = build;
+    const last = g.op('Reshape', [norm(build, states.last, 'layernorm'), sequence]);
     return new Map<OutputName, Value>([
       ['last_hidden_state', last],
       ['penultimate_hidden_states', g.op('Reshape', [states.penultimate, sequence])],

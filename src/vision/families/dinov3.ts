@@ -8,11 +8,11 @@
  * Source: ComfyUI after 0.3.64, comfy/image_encoders/dino3.py, dino3_large.json and comfy/clip_vision.py.
  */
 import { clipResampling } from '../../image/index.js';
-import { activation, attention, classTokenOf, expandToBatch, layerNorm, linear, type Value } from '../../onnx/index.js';
+import { activation, attention, classTokenOf, expandToBatch, type Value } from '../../onnx/index.js';
 import { f32Tensor, type Shape } from '../../tensor/tensor.js';
 import { CLIP_MEAN, CLIP_STD, type VisionConfig } from '../config.js';
 import type { Build, OutputName, Preset, VisionFamily } from './family.js';
-import { embedPatches, flatten, squareTokens } from './transformer.js';
+import { ACTIVATION_FLOORS, embedPatches, flatten, norm, project, squareTokens } from './transformer.js';
 
 const LARGE_CONFIG: VisionConfig = {
   hiddenSize: 1024,
@@ -104,13 +104,17 @@ export const dinov3: VisionFamily = {
 
   quantization(config) {
     const layers = Array.from({ length: config.layers }, (_none, i) => layerName(i));
+    const inputFloor = ACTIVATION_FLOORS[config.activation];
     const wide = isGated(config) ? ['gate_proj', 'up_proj'] : ['up_proj'];
     return {
       afterNorm: layers.flatMap((layer) => [
         { norm: `${layer}.norm1`, linears: QKV.map((name) => `${layer}.attention.${name}`) },
         { norm: `${layer}.norm2`, linears: wide.map((name) => `${layer}.mlp.${name}`) },
       ]),
-      others: layers.flatMap((layer) => [`${layer}.attention.o_proj`, `${layer}.mlp.down_proj`]),
+      others: layers.flatMap((layer) => [
+        { name: `${layer}.attention.o_proj` },
+        { name: `${layer}.mlp.down_proj`, ...(inputFloor === undefined ? {} : { inputFloor }) },
+      ]),
     };
   },
 
@@ -125,31 +129,29 @@ export const dinov3: VisionFamily = {
 
   layer(build, x, index) {
     const { g, weights, config, sequence } = build;
-    const { heads, layerNormEps: epsilon } = config;
     const layer = layerName(index);
-    const project = (input: Value, name: string, bias = true): Value =>
-      linear(g, input, weights.linear(`${layer}.${name}`, { bias }));
     const scaled = (value: Value, name: string): Value =>
       g.op('Mul', [value, weights.value(`${layer}.${name}.lambda1`)]);
 
-    const normed = layerNorm(g, x, weights.norm(`${layer}.norm1`), epsilon);
-    const [q, k, v] = QKV.map((name) =>
-      g.op('Reshape', [project(normed, `attention.${name}`, name !== 'k_proj'), sequence]),
-    ) as [Value, Value, Value];
-    const mixed = attention(g, rotate(build, q), rotate(build, k), v, heads);
-    const middle = g.op('Add', [x, scaled(project(flatten(g, mixed, config), 'attention.o_proj'), 'layer_scale1')]);
+    const normed = norm(build, x, `${layer}.norm1`);
+    const [q, k, v] = QKV.map((name) => {
+      const projected = project(build, normed, `${layer}.attention.${name}`, { bias: name !== 'k_proj' });
+      return g.op('Reshape', [projected, sequence]);
+    }) as [Value, Value, Value];
+    const mixed = flatten(g, attention(g, rotate(build, q), rotate(build, k), v, config.heads), config);
+    const middle = g.op('Add', [x, scaled(project(build, mixed, `${layer}.attention.o_proj`), 'layer_scale1')]);
 
-    const normedAgain = layerNorm(g, middle, weights.norm(`${layer}.norm2`), epsilon);
-    const up = project(normedAgain, 'mlp.up_proj');
+    const normedAgain = norm(build, middle, `${layer}.norm2`);
+    const up = project(build, normedAgain, `${layer}.mlp.up_proj`);
     const wide = isGated(config)
-      ? g.op('Mul', [activation(g, project(normedAgain, 'mlp.gate_proj'), 'silu'), up])
+      ? g.op('Mul', [activation(g, project(build, normedAgain, `${layer}.mlp.gate_proj`), 'silu'), up])
       : activation(g, up, config.activation);
-    return g.op('Add', [middle, scaled(project(wide, 'mlp.down_proj'), 'layer_scale2')]);
+    return g.op('Add', [middle, scaled(project(build, wide, `${layer}.mlp.down_proj`), 'layer_scale2')]);
   },
 
-  head({ g, weights, config, sequence }, states) {
-    const normed = layerNorm(g, states.last, weights.norm('norm'), config.layerNormEps);
-    const last = g.op('Reshape', [normed, sequence]);
+  head(build, states) {
+    const { g, sequence } = build;
+    const last = g.op('Reshape', [norm(build, states.last, 'norm'), sequence]);
     return new Map<OutputName, Value>([
       ['last_hidden_state', last],
       ['image_embeds', classTokenOf(g, last)],

@@ -43,6 +43,8 @@ export interface Build {
   readonly config: VisionConfig;
   /** I64 `[3]`: B, T, D. */
   readonly sequence: Value;
+  /** Told of every layer norm's result, by the norm's name: how quantisation learns which channels are large. */
+  readonly observe?: (norm: string, result: Value) => void;
 }
 
 /** A further input of the graph, beside the pixel values; a text stands for a dimension known at run time. */
@@ -72,7 +74,7 @@ export interface VisionFamily {
   /** How a picture becomes the one that the encoder sees; undefined where nothing is resampled. */
   resample(width: number, height: number, crop: Crop, config: VisionConfig): Resampling | undefined;
   readonly extraInputs: readonly ExtraInput[];
-  /** What quantisation may do; absent where it is not offered. */
+  /** What may be quantised. */
   quantization(config: VisionConfig): QuantizationPlan;
   /** Pixel values `[B, 3, H, W]` to the first hidden state, `[B·T, D]`. */
   embed(build: Build, pixels: Value, extra: readonly Value[]): Value;
@@ -95,5 +97,11 @@ export interface QuantizationPlan {
   /** A norm and all linear layers that read it and nothing else: outlier channels are moved into their weights. */
   readonly afterNorm: readonly { readonly norm: string; readonly linears: readonly string[] }[];
   /** Linear layers that read something else: the attention's result, an activation. */
-  readonly others: readonly string[];
+  readonly others: readonly QuantizableLinear[];
+}
+
+interface QuantizableLinear {
+  readonly name: string;
+  /** The smallest value that its input can have, where that is close to zero. */
+  readonly inputFloor?: number;
 }

@@ -1,5 +1,13 @@
 /** What the CLIP and SigLIP towers share: Hugging Face's encoder layers. */
-import { activation, attention, layerNorm, linear, type GraphBuilder, type Value } from '../../onnx/index.js';
+import {
+  activation,
+  attention,
+  layerNorm,
+  linear,
+  type Activation,
+  type GraphBuilder,
+  type Value,
+} from '../../onnx/index.js';
 import type { Shape } from '../../tensor/tensor.js';
 import { patchCount, type VisionConfig } from '../config.js';
 import type { Build, QuantizationPlan } from './family.js';
@@ -53,30 +61,51 @@ export function flatten(g: GraphBuilder, x: Value, config: VisionConfig): Value 
   return g.reshape(x, [-1, config.hiddenSize]);
 }
 
-/** One encoder layer. */
-export function encoderLayer({ g, weights, config, sequence }: Build, x: Value, index: number): Value {
-  const { heads, layerNormEps: epsilon } = config;
-  const layer = layerName(index);
-  const normed = layerNorm(g, x, weights.norm(`${layer}.layer_norm1`), epsilon);
-  const [q, k, v] = QKV.map((name) =>
-    g.op('Reshape', [linear(g, normed, weights.linear(`${layer}.self_attn.${name}`)), sequence]),
-  ) as [Value, Value, Value];
-  const mixed = flatten(g, attention(g, q, k, v, heads), config);
-  const middle = g.op('Add', [x, linear(g, mixed, weights.linear(`${layer}.self_attn.out_proj`))]);
-  const normedAgain = layerNorm(g, middle, weights.norm(`${layer}.layer_norm2`), epsilon);
-  const wide = linear(g, normedAgain, weights.linear(`${layer}.mlp.fc1`));
-  const narrow = linear(g, activation(g, wide, config.activation), weights.linear(`${layer}.mlp.fc2`));
-  return g.op('Add', [middle, narrow]);
+/** A layer norm by the name of its weights. */
+export function norm({ g, weights, config, observe }: Build, x: Value, name: string): Value {
+  const result = layerNorm(g, x, weights.norm(name), config.layerNormEps);
+  observe?.(name, result);
+  return result;
 }
 
-export function encoderQuantization(config: VisionConfig): QuantizationPlan {
-  const layers = Array.from({ length: config.layers }, (_none, i) => layerName(i));
+/** A linear layer by the name of its weights. */
+export function project({ g, weights }: Build, x: Value, name: string, options?: { bias: boolean }): Value {
+  return linear(g, x, weights.linear(name, options));
+}
+
+/** What an activation gives at least; its result can be quantised from there on. */
+export const ACTIVATION_FLOORS: Readonly<Partial<Record<Activation, number>>> = {
+  gelu: -0.17,
+  gelu_tanh: -0.1701,
+  quick_gelu: -0.1641,
+};
+
+/** One encoder layer. */
+export function encoderLayer(build: Build, x: Value, index: number): Value {
+  const { g, config, sequence } = build;
+  const layer = layerName(index);
+  const normed = norm(build, x, `${layer}.layer_norm1`);
+  const [q, k, v] = QKV.map((name) =>
+    g.op('Reshape', [project(build, normed, `${layer}.self_attn.${name}`), sequence]),
+  ) as [Value, Value, Value];
+  const mixed = flatten(g, attention(g, q, k, v, config.heads), config);
+  const middle = g.op('Add', [x, project(build, mixed, `${layer}.self_attn.out_proj`)]);
+  const wide = project(build, norm(build, middle, `${layer}.layer_norm2`), `${layer}.mlp.fc1`);
+  return g.op('Add', [middle, project(build, activation(g, wide, config.activation), `${layer}.mlp.fc2`)]);
+}
+
+export function encoderQuantization({ layers: count, activation: kind }: VisionConfig): QuantizationPlan {
+  const layers = Array.from({ length: count }, (_none, i) => layerName(i));
+  const inputFloor = ACTIVATION_FLOORS[kind];
   return {
     afterNorm: layers.flatMap((layer) => [
       { norm: `${layer}.layer_norm1`, linears: QKV.map((name) => `${layer}.self_attn.${name}`) },
       { norm: `${layer}.layer_norm2`, linears: [`${layer}.mlp.fc1`] },
     ]),
-    others: layers.flatMap((layer) => [`${layer}.self_attn.out_proj`, `${layer}.mlp.fc2`]),
+    others: layers.flatMap((layer) => [
+      { name: `${layer}.self_attn.out_proj` },
+      { name: `${layer}.mlp.fc2`, ...(inputFloor === undefined ? {} : { inputFloor }) },
+    ]),
   };
 }
 
