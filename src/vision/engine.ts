@@ -47,6 +47,10 @@ export interface EncodeOptions {
   readonly device?: Device;
   /** Default: all that the model has, but `all_hidden_states`. */
   readonly outputs?: readonly OutputName[];
+  /**
+   * The layer whose result `penultimateHiddenStates` is, from 0, or from -1 backwards. Default -2: the last but one.
+   */
+  readonly intermediateOutput?: number | undefined;
   /** Checked before each run; a started run finishes first (onnxruntime cannot stop one). */
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
@@ -97,6 +101,8 @@ interface Run {
   readonly precision: Precision;
   readonly device: Device;
   readonly outputs: readonly OutputName[];
+  /** Where it is not the last but one. */
+  readonly intermediate?: number;
   /** With int8 only. */
   readonly quantized?: QuantizedModel;
   /** Absent where features are not kept, or the weights are not yet known. */
@@ -209,6 +215,7 @@ export class VisionEngine {
       );
     }
     const { precision = 'comfy', device = this.#options.device ?? 'cpu' } = options;
+    const intermediate = layerOf(options.intermediateOutput, model.config.layers);
     const { identity, cache } = await (this.#memory ??= this.#openMemory());
     const weights = identity.known(model);
     if (weights === undefined && cache !== undefined) this.#keep(identity.find(model));
@@ -219,12 +226,14 @@ export class VisionEngine {
     const source = (where: string): FeatureSource => ({
       weights: weights ?? '',
       precision: quantized === undefined ? precision : `int8 ${quantized.scheme}`,
+      ...(intermediate === undefined ? {} : { intermediate }),
       device: where,
     });
     return {
       precision,
       device,
       outputs,
+      ...(intermediate === undefined ? {} : { intermediate }),
       ...(quantized === undefined ? {} : { quantized }),
       ...(cache === undefined || weights === undefined ? {} : { cached: { cache, source } }),
     };
@@ -279,7 +288,7 @@ export class VisionEngine {
   async #run(
     model: VisionModel,
     pictures: U8Tensor | F32Tensor,
-    { precision, device, outputs, quantized }: Run,
+    { precision, device, outputs, quantized, intermediate }: Run,
     { signal, onProgress }: EncodeOptions,
   ): Promise<EncodeReply> {
     const { memoryBudgetBytes, logger, inference } = this.#options;
@@ -291,6 +300,7 @@ export class VisionEngine {
       pictures,
       keepsAllStates: outputs.includes('all_hidden_states'),
       ...(quantized === undefined ? {} : { quantized: quantized.path }),
+      ...(intermediate === undefined ? {} : { intermediate }),
       ...(memoryBudgetBytes === undefined ? {} : { memoryBudgetBytes }),
     };
     const reply = await inference.call(ENCODE_OPERATION, request, {
@@ -375,6 +385,18 @@ function pick<T extends U8Tensor | F32Tensor>(pictures: T, rows: readonly number
     data.set(pictures.data.subarray(row * length, (row + 1) * length), i * length);
   });
   return { ...pictures, shape: [rows.length, ...shape], data };
+}
+
+/** Number of a layer from 0; undefined for the last but one, which needs no graph of its own. */
+function layerOf(index: number | undefined, layers: number): number | undefined {
+  if (index === undefined) return undefined;
+  const layer = index < 0 ? layers + index : index;
+  if (!Number.isInteger(index) || layer < 0 || layer >= layers) {
+    throw new InvalidRequestError(
+      `This encoder has ${layers} layers: intermediate_output is one of 0 to ${layers - 1}, or -1 to -${layers}; not ${index}.`,
+    );
+  }
+  return layer === layers - 2 ? undefined : layer;
 }
 
 async function sha256Of(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
