@@ -1,6 +1,8 @@
 /** How a failed node is told to the client. */
-import type { Jsonable } from '../protocol/json.js';
+import { isJsonObject, type Jsonable, type JsonObject, type JsonValue } from '../protocol/json.js';
 import { isBlocker } from './node-call.js';
+import type { NodeDefinition } from './node-definition.js';
+import { pythonRepr } from './python-text.js';
 
 /** Whether a node gave up because it was told to. */
 export function isCancellation(failure: unknown): boolean {
@@ -17,11 +19,29 @@ export function tracebackOf(failure: unknown): string[] {
     : [];
 }
 
-/** Inputs as an error event shows them: simple values as they are, the rest as text. */
+interface HiddenValues {
+  readonly nodeId: string;
+  readonly prompt: JsonObject;
+  readonly extraPngInfo: JsonObject | undefined;
+}
+
+/** Inputs as an error event shows them: simple values as they are, the rest as text; hidden ones of the older form too. */
 export function describeInputs(
+  definition: NodeDefinition,
   values: Readonly<Record<string, readonly unknown[]>>,
+  { nodeId, prompt, extraPngInfo }: HiddenValues,
 ): Readonly<Record<string, Jsonable>> {
-  return Object.fromEntries(Object.entries(values).map(([name, list]) => [name, list.map(describeValue)]));
+  const hidden = definition.api === 'v1' ? Object.entries(definition.hidden ?? {}) : [];
+  const hiddenValues = {
+    PROMPT: prompt,
+    EXTRA_PNGINFO: extraPngInfo ?? null,
+    UNIQUE_ID: nodeId,
+    DYNPROMPT: 'DynamicPrompt',
+  } as const;
+  return Object.fromEntries([
+    ...Object.entries(values).map(([name, list]) => [name, list.map(describeValue)] as const),
+    ...hidden.map(([name, kind]) => [name, [describeValue(hiddenValues[kind])]] as const),
+  ]);
 }
 
 function describeValue(value: unknown): Jsonable {
@@ -35,6 +55,8 @@ function describeValue(value: unknown): Jsonable {
     return value;
   if (isBlocker(value)) return 'ExecutionBlocker';
   if (typeof value !== 'object') return typeof value;
+  if (isJsonObject(value as JsonValue)) return pythonRepr(value as JsonValue);
+  if (Array.isArray(value)) return `[${value.map((entry) => String(describeValue(entry))).join(', ')}]`;
   if ('dtype' in value && 'shape' in value && Array.isArray(value.shape))
     return `tensor(${String(value.dtype)} [${value.shape.join(', ')}])`;
   return value.constructor.name;

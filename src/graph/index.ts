@@ -1,7 +1,7 @@
 /** Door of graph/: the prompt executor. Knows nodes as data, no models. */
 export type { GraphEvent, NodePlace } from './events.js';
 export type { NodeContext, NodeDefinition, NodeInputs } from './node-definition.js';
-export { PythonError } from './node-call.js';
+export { PythonError } from './python-error.js';
 export { nodeInfo } from './object-info.js';
 export { PromptQueue, type Submission } from './prompt-queue.js';
 export { pythonRepr } from './python-text.js';

@@ -26,7 +26,8 @@ export async function saveImages(
   const saved: JsonableObject[] = [];
   for (let index = 0; index < imageSize(images).batch; index += 1) {
     context.throwIfInterrupted();
-    saved.push({ ...(await series.write(await encodePng(images, index, texts, compression), 'png')), type: area });
+    const png = await encodePng(images, index, texts, compression);
+    saved.push({ ...(await series.write(png, 'png', index)), type: area });
   }
   return saved;
 }
