@@ -1,0 +1,2 @@
+/** Recordings that do not replay yet, each with what is missing. One that replays after all fails, until its line goes. */
+export const PENDING: Readonly<Record<string, string>> = {};
