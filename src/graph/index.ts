@@ -4,5 +4,5 @@ export type { NodeContext, NodeDefinition, NodeInputs } from './node-definition.
 export { PythonError } from './python-error.js';
 export { nodeInfo } from './object-info.js';
 export { PromptQueue, type Submission } from './prompt-queue.js';
-export { pythonRepr } from './python-text.js';
+export { pythonRepr, pythonTypeName } from './python-text.js';
 export type { NodeTable } from './validation.js';

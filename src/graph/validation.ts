@@ -8,12 +8,18 @@
  * Intended difference: a cycle is reported as `dependency_cycle`, where ComfyUI 0.3.64 answers without any error.
  */
 import { messageOf } from '../common/errors.js';
-import { isJsonObject, type JsonObject, type Jsonable, type JsonValue } from '../protocol/json.js';
-import type { NodeErrors, Prompt, ValidationError } from '../protocol/prompt.js';
+import {
+  isJsonObject,
+  isWrittenWithFloat,
+  type JsonObject,
+  type Jsonable,
+  type JsonValue,
+} from '../protocol/json.js';
+import { literalOf, wrapLiteral, type NodeErrors, type Prompt, type ValidationError } from '../protocol/prompt.js';
 import { convertLiteral } from './convert.js';
 import type { InputDefinition, NodeDefinition } from './node-definition.js';
 import { inputConfig } from './object-info.js';
-import { pythonFloat, pythonRepr, pythonStr } from './python-text.js';
+import { pythonFloat, pythonRepr, pythonStr, pythonTypeName } from './python-text.js';
 import { socketTypeOf, typesMatch, type SocketType } from './type-matching.js';
 
 export type NodeTable = ReadonlyMap<string, NodeDefinition>;
@@ -57,6 +63,7 @@ export function wholePromptError(type: string, message: string, details: string)
 }
 
 type Walk = Generator<string | Promise<unknown>, void, unknown>;
+type Settled = { readonly value: unknown } | { readonly failure: unknown };
 
 /** What a node's validation came to; `thrown` where ComfyUI's own code would raise. */
 interface Outcome {
@@ -154,15 +161,19 @@ class Validation {
       stack.push({ id, steps: this.#validateNode(id) });
     };
     if (!this.#outcomes.has(root)) push(root);
-    let answer: unknown;
+    let answer: Settled = { value: undefined };
     for (let top = stack.at(-1); top !== undefined; top = stack.at(-1)) {
-      const step = top.steps.next(answer);
-      answer = undefined;
+      const step: IteratorResult<string | Promise<unknown>> =
+        'value' in answer ? top.steps.next(answer.value) : top.steps.throw(answer.failure);
+      answer = { value: undefined };
       if (step.done === true) {
         open.delete(top.id);
         stack.pop();
       } else if (typeof step.value !== 'string') {
-        answer = await step.value;
+        answer = await step.value.then(
+          (value): Settled => ({ value }),
+          (failure: unknown): Settled => ({ failure }),
+        );
       } else if (open.has(step.value)) {
         this.#fileCycle(
           stack.map(({ id }) => id),
@@ -241,6 +252,7 @@ class Validation {
     const [source, slot] = link;
     if (typeof source !== 'string') throw new Thrown(pythonRepr(source ?? null), 'KeyError');
     const outputs = this.#definition(source).outputs;
+    if (isWrittenWithFloat(link)) throw new Thrown('tuple indices must be integers or slices, not float', 'TypeError');
     const received = outputs[slotIndex(slot, outputs.length)]?.type ?? '*';
     const wanted = (yield socketTypeOf(input, definition.api)) as SocketType;
     if (definition.validator?.takesInputTypes !== true && !typesMatch(received, wanted)) {
@@ -294,7 +306,7 @@ class Validation {
       return;
     }
     const { value } = converted;
-    this.#storeConverted(id, input.name, value);
+    this.#storeConverted(id, input.name, wrapLiteral(value));
     if (definition.validator?.names.includes(input.name) === true) return;
     const bound = boundProblem(input, value);
     if (bound !== undefined) {
@@ -320,7 +332,7 @@ class Validation {
     const literals: Record<string, unknown> = {};
     for (const input of definition.inputs) {
       const value = this.#converted.get(id)?.get(input.name) ?? inputs.get(input.name);
-      if (value !== undefined) literals[input.name] = Array.isArray(value) ? null : value;
+      if (value !== undefined) literals[input.name] = Array.isArray(value) ? null : literalOf(value);
     }
     const result = yield Promise.resolve(validator.check(literals));
     if (result === true) return;
@@ -367,9 +379,12 @@ class Validation {
 
 /** Negative slots count from the end, as Python's do. */
 function slotIndex(slot: JsonValue | undefined, count: number): number {
-  if (typeof slot !== 'number' || !Number.isInteger(slot))
-    throw new Thrown('tuple indices must be integers or slices, not str', 'TypeError');
-  const index = slot < 0 ? slot + count : slot;
+  const given = typeof slot === 'boolean' || typeof slot === 'bigint' ? Number(slot) : slot;
+  if (typeof given !== 'number' || !Number.isInteger(given)) {
+    const type = pythonTypeName(slot ?? null);
+    throw new Thrown(`tuple indices must be integers or slices, not ${type}`, 'TypeError');
+  }
+  const index = given < 0 ? given + count : given;
   if (index < 0 || index >= count) throw new Thrown('tuple index out of range', 'IndexError');
   return index;
 }

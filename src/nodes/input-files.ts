@@ -4,11 +4,11 @@ import { createReadStream } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { extname } from 'node:path';
 import { BridgeError } from '../common/errors.js';
-import { PythonError, pythonRepr, type NodeDefinition } from '../graph/index.js';
+import { PythonError, pythonRepr, pythonTypeName, type NodeDefinition } from '../graph/index.js';
 import { decodeImage, type DecodedImage } from '../image/index.js';
 import { resolveInside, splitAnnotation } from '../paths/index.js';
+import type { JsonValue } from '../protocol/json.js';
 import type { NodeServices } from './services.js';
-import { textInput } from './values.js';
 
 /** Endings that Python's mimetypes calls images, and the ones that ComfyUI adds. */
 const IMAGE_ENDINGS = new Set(
@@ -32,6 +32,7 @@ export async function decodeInputImage(
   signal: AbortSignal,
 ): Promise<DecodedImage> {
   const path = inputFilePath(services, name);
+  await refuseFolder(services, name, path);
   try {
     return await decodeImage(path, { label: name, signal });
   } catch (error) {
@@ -40,6 +41,19 @@ export async function decodeInputImage(
       throw new PythonError('PIL.UnidentifiedImageError', `cannot identify image file ${pythonRepr(path)}`);
     throw error;
   }
+}
+
+/** In Python's words: an empty name leads to the folder itself, and a file may have gone since the prompt was checked. */
+async function refuseFolder(services: NodeServices, name: string, path: string): Promise<void> {
+  const { name: plain, area = 'input' } = splitAnnotation(name);
+  const shown = pythonRepr(`${services.directories[area]}/${plain}`);
+  let isFolder: boolean;
+  try {
+    isFolder = (await stat(path)).isDirectory();
+  } catch {
+    throw new PythonError('FileNotFoundError', `[Errno 2] No such file or directory: ${shown}`);
+  }
+  if (isFolder) throw new PythonError('IsADirectoryError', `[Errno 21] Is a directory: ${shown}`);
 }
 
 /** ComfyUI's change token of a file: another content under the same name runs again. */
@@ -54,17 +68,20 @@ export function imageFileValidator(services: NodeServices): NonNullable<NodeDefi
   return {
     names: ['image'],
     check: async (inputs) => {
-      if (inputs['image'] === null) return true; // linked: known when it runs
-      const name = textInput(inputs, 'image');
-      return (await isInputFile(services, name)) || `Invalid image file: ${name}`;
+      const name = inputs['image'] as JsonValue;
+      if (name === null) return true; // linked: known when it runs
+      if (typeof name !== 'string')
+        throw new PythonError('AttributeError', `'${pythonTypeName(name)}' object has no attribute 'endswith'`);
+      return (await exists(services, name)) || `Invalid image file: ${name}`;
     },
   };
 }
 
-/** Whether a name leads to a regular file. */
-async function isInputFile(services: NodeServices, name: string): Promise<boolean> {
+/** Whether a name leads to something; a folder is refused only when it is read, as in ComfyUI. */
+async function exists(services: NodeServices, name: string): Promise<boolean> {
   try {
-    return (await stat(inputFilePath(services, name))).isFile();
+    await stat(inputFilePath(services, name));
+    return true;
   } catch {
     return false;
   }

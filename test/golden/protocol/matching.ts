@@ -8,7 +8,7 @@
 import { dirname } from 'node:path';
 
 /** Keys whose lists have no defined order. */
-const UNORDERED = new Set(['executed', 'current_outputs', 'dependent_outputs', 'errors']);
+const UNORDERED = new Set(['executed', 'current_outputs', 'dependent_outputs', 'errors', 'nodes']);
 /** Keys whose content is not significant. */
 const IGNORED = new Set(['traceback']);
 /** Objects whose order of keys has a meaning. */
