@@ -1,7 +1,7 @@
 /** HTTP exactly as recorded: paths, headers and methods that `fetch` would tidy up or refuse. */
 import { request as httpRequest, type IncomingHttpHeaders } from 'node:http';
 import { writeJson, type Jsonable } from '../../../src/protocol/json.js';
-import type { Exchange } from './scenario.js';
+import { withFloats, type Exchange } from './scenario.js';
 
 export interface Answer {
   readonly status: number;
@@ -50,7 +50,7 @@ export async function send(
 }
 
 function bodyOf(request: Exchange['request'], fill: (text: string) => string): Buffer | undefined {
-  if (request.body !== undefined) return Buffer.from(fill(writeJson(request.body as Jsonable)));
+  if (request.body !== undefined) return Buffer.from(fill(withFloats(writeJson(request.body as Jsonable))));
   if (request.body_text !== undefined) return Buffer.from(fill(request.body_text));
   if (request.body_base64 !== undefined) return Buffer.from(request.body_base64, 'base64');
   if (request.multipart === undefined) return undefined;

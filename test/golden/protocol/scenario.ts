@@ -1,5 +1,6 @@
 /** The format of the recordings. Source: the README beside this file, "File format". */
 import { z } from 'zod';
+import { parseJson, toPlain } from '../../../src/protocol/json.js';
 
 const fileSchema = z.object({ base64: z.string().optional(), length: z.number().optional() });
 const partSchema = z.object({
@@ -54,7 +55,7 @@ const stepSchema = z.union([
   z.object({ remove_file: z.string() }),
 ]);
 
-export const scenarioSchema = z.object({
+const scenarioSchema = z.object({
   name: z.string(),
   description: z.string(),
   server_flags: z.array(z.string()).optional(),
@@ -66,3 +67,33 @@ export const scenarioSchema = z.object({
 export type Scenario = z.output<typeof scenarioSchema>;
 export type Step = Scenario['steps'][number];
 export type Exchange = z.output<typeof exchangeSchema>;
+
+const FLOAT = /^<float:(.+)>$/;
+
+/** A recording. Whole numbers keep all their digits, and floats such as 0.0 of requests the form in which they are sent. */
+export function parseScenario(text: string): Scenario {
+  const marked = text.replaceAll(/"(?:[^"\\]|\\.)*"|-?\d+\.0(?!\d)/g, (token) =>
+    token.startsWith('"') ? token : `"<float:${token}>"`,
+  );
+  const scenario = scenarioSchema.parse(toPlain(parseJson(marked)));
+  const steps = scenario.steps.map((step) =>
+    'request' in step ? { ...step, response: withNumbers(step.response) } : step,
+  );
+  return { ...scenario, steps, ws: withNumbers(scenario.ws) };
+}
+
+/** JSON to send, with floats as they were written. */
+export function withFloats(json: string): string {
+  return json.replaceAll(/"<float:([^>]+)>"/g, '$1');
+}
+
+function withNumbers<T>(value: T): T;
+function withNumbers(value: unknown): unknown {
+  if (typeof value === 'string') {
+    const float = FLOAT.exec(value)?.[1];
+    return float === undefined ? value : Number(float);
+  }
+  if (Array.isArray(value)) return value.map((entry: unknown) => withNumbers(entry));
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, entry]) => [key, withNumbers(entry as unknown)]));
+}
