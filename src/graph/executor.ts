@@ -195,7 +195,7 @@ class Run {
 
   /** Calls of an asynchronous node: taken at once where they are done already, waited for beside other nodes otherwise. */
   async #follow(node: RunningNode, results: readonly (NodeResult | Promise<NodeResult>)[]): Promise<Outcome> {
-    const all = Promise.allSettled(results);
+    const all = Promise.allSettled(results.map((result) => Promise.resolve(result)));
     const atOnce = await Promise.race([all, new Promise<undefined>((resolve) => setImmediate(resolve, undefined))]);
     if (atOnce !== undefined) return this.#accept(node, atOnce.map(valueOf));
     const unblock = this.#list.block(node.id);

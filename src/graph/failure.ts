@@ -2,7 +2,7 @@
 import { isJsonObject, type Jsonable, type JsonObject, type JsonValue } from '../protocol/json.js';
 import { isBlocker } from './node-call.js';
 import type { NodeDefinition } from './node-definition.js';
-import { pythonRepr } from './python-text.js';
+import { pythonRepr, pythonStr } from './python-text.js';
 
 /** Whether a node gave up because it was told to. */
 export function isCancellation(failure: unknown): boolean {
@@ -38,13 +38,14 @@ export function describeInputs(
     UNIQUE_ID: nodeId,
     DYNPROMPT: 'DynamicPrompt',
   } as const;
-  return Object.fromEntries([
-    ...Object.entries(values).map(([name, list]) => [name, list.map(describeValue)] as const),
-    ...hidden.map(([name, kind]) => [name, [describeValue(hiddenValues[kind])]] as const),
-  ]);
+  const shown: [string, Jsonable][] = [
+    ...Object.entries(values).map(([name, list]): [string, Jsonable] => [name, list.map(describeValue)]),
+    ...hidden.map(([name, kind]): [string, Jsonable] => [name, [describeValue(hiddenValues[kind])]]),
+  ];
+  return Object.fromEntries(shown);
 }
 
-function describeValue(value: unknown): Jsonable {
+function describeValue(value: unknown): null | string | number | boolean | bigint {
   if (
     value === null ||
     typeof value === 'string' ||
@@ -56,7 +57,7 @@ function describeValue(value: unknown): Jsonable {
   if (isBlocker(value)) return 'ExecutionBlocker';
   if (typeof value !== 'object') return typeof value;
   if (isJsonObject(value as JsonValue)) return pythonRepr(value as JsonValue);
-  if (Array.isArray(value)) return `[${value.map((entry) => String(describeValue(entry))).join(', ')}]`;
+  if (Array.isArray(value)) return `[${value.map((entry) => pythonStr(describeValue(entry))).join(', ')}]`;
   if ('dtype' in value && 'shape' in value && Array.isArray(value.shape))
     return `tensor(${String(value.dtype)} [${value.shape.join(', ')}])`;
   return value.constructor.name;

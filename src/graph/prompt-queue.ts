@@ -220,11 +220,7 @@ export class PromptQueue implements AsyncDisposable {
   async #work(): Promise<void> {
     // The answer to the submission leaves before the first event of the run.
     await nextTurn();
-    for (
-      let item = this.#pending.pop();
-      item !== undefined;
-      item = this.#isClosed ? undefined : this.#pending.pop()
-    ) {
+    for (let item = this.#pending.pop(); item !== undefined; item = this.#isClosed ? undefined : this.#pending.pop()) {
       await this.#runOne(item);
     }
     this.#worker = undefined;

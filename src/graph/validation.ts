@@ -8,13 +8,7 @@
  * Intended difference: a cycle is reported as `dependency_cycle`, where ComfyUI 0.3.64 answers without any error.
  */
 import { messageOf } from '../common/errors.js';
-import {
-  isJsonObject,
-  isWrittenWithFloat,
-  type JsonObject,
-  type Jsonable,
-  type JsonValue,
-} from '../protocol/json.js';
+import { isJsonObject, isWrittenWithFloat, type JsonObject, type Jsonable, type JsonValue } from '../protocol/json.js';
 import { literalOf, wrapLiteral, type NodeErrors, type Prompt, type ValidationError } from '../protocol/prompt.js';
 import { convertLiteral } from './convert.js';
 import type { InputDefinition, NodeDefinition } from './node-definition.js';

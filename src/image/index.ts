@@ -13,5 +13,5 @@ export {
 } from './preprocess.js';
 export { axisMatrix } from './resample.js';
 export { encodePng } from './encode.js';
-export { checkPixels, upscale, UPSCALE_METHODS, type UpscaleMethod } from './upscale.js';
+export { checkPixels, upscale, UPSCALE_METHODS } from './upscale.js';
 export { inSlices } from './slices.js';

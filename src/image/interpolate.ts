@@ -86,7 +86,8 @@ function nearestRow(window: Window, width: number, height: number): RowKernel {
     const line = (rows[row] ?? 0) * lineLength;
     for (let x = 0; x < width; x += 1) {
       const at = line + (columns[x] ?? 0) * channels;
-      for (let channel = 0; channel < channels; channel += 1) target[x * channels + channel] = source[at + channel] ?? 0;
+      for (let channel = 0; channel < channels; channel += 1)
+        target[x * channels + channel] = source[at + channel] ?? 0;
     }
   };
 }

@@ -40,7 +40,12 @@ export async function resizeLanczos(
   return { ...resized, data: unpremultiply(resized.data) };
 }
 
-async function resizeBoth(picture: Picture, width: number, height: number, signal: AbortSignal | undefined): Promise<Picture> {
+async function resizeBoth(
+  picture: Picture,
+  width: number,
+  height: number,
+  signal: AbortSignal | undefined,
+): Promise<Picture> {
   const { channels } = picture;
   let wide = picture;
   if (picture.width !== width) {
@@ -81,7 +86,13 @@ async function resizeBoth(picture: Picture, width: number, height: number, signa
 }
 
 /** One output: half a unit first, so that the shift rounds; clipped to a level. */
-function weigh(data: Uint8Array, from: number, step: number, { stride, counts, weights }: AxisTaps, output: number): number {
+function weigh(
+  data: Uint8Array,
+  from: number,
+  step: number,
+  { stride, counts, weights }: AxisTaps,
+  output: number,
+): number {
   let sum = 1 << (PRECISION_BITS - 1);
   const count = counts[output] ?? 0;
   for (let i = 0; i < count; i += 1) sum += (data[from + i * step] ?? 0) * (weights[output * stride + i] ?? 0);

@@ -13,10 +13,9 @@ import { roundHalfEven } from './preprocess.js';
 
 /** In the order in which ComfyUI lists them. */
 export const UPSCALE_METHODS = ['nearest-exact', 'bilinear', 'area', 'bicubic', 'lanczos'] as const satisfies readonly (
-  | InterpolationMethod
-  | 'lanczos'
+  InterpolationMethod | 'lanczos'
 )[];
-export type UpscaleMethod = (typeof UPSCALE_METHODS)[number];
+type UpscaleMethod = (typeof UPSCALE_METHODS)[number];
 
 export interface UpscaleOptions {
   readonly width: number;

@@ -13,12 +13,9 @@ const BLENDS = {
   normal: (_a: number, b: number): number => b,
   multiply: (a: number, b: number): number => f(a * b),
   screen: (a: number, b: number): number => f(1 - f(f(1 - a) * f(1 - b))),
-  overlay: (a: number, b: number): number =>
-    a <= 0.5 ? f(f(2 * a) * b) : f(1 - f(f(2 * f(1 - a)) * f(1 - b))),
+  overlay: (a: number, b: number): number => (a <= 0.5 ? f(f(2 * a) * b) : f(1 - f(f(2 * f(1 - a)) * f(1 - b)))),
   soft_light: (a: number, b: number): number =>
-    b <= 0.5
-      ? f(a - f(f(f(1 - f(2 * b)) * a) * f(1 - a)))
-      : f(a + f(f(f(2 * b) - 1) * f(softLight(a) - a))),
+    b <= 0.5 ? f(a - f(f(f(1 - f(2 * b)) * a) * f(1 - a))) : f(a + f(f(f(2 * b) - 1) * f(softLight(a) - a))),
   difference: (a: number, b: number): number => f(a - b),
 } as const;
 const MODES = Object.keys(BLENDS) as (keyof typeof BLENDS)[];

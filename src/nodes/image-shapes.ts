@@ -4,7 +4,7 @@ import { inSlices } from '../image/index.js';
 import { f32Tensor, type F32Tensor, type Shape } from '../tensor/tensor.js';
 
 /** ComfyUI's largest side of a picture. */
-export const MAX_RESOLUTION = 16384;
+const MAX_RESOLUTION = 16384;
 
 /** A side of a picture in pixels, as ComfyUI offers it. */
 export function sideInput(name: string, min: 0 | 1): NodeDefinition['inputs'][number] {

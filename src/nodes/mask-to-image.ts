@@ -20,11 +20,7 @@ export function createMaskToImage(): NodeDefinition {
       const [height = 0, width = 0] = shape.slice(-2);
       const batch = data.length / (height * width);
       checkPixels(batch, width, height);
-      const grey = await tensorOf(
-        [batch, height, width, CHANNELS],
-        (i) => data[Math.floor(i / CHANNELS)] ?? 0,
-        signal,
-      );
+      const grey = await tensorOf([batch, height, width, CHANNELS], (i) => data[Math.floor(i / CHANNELS)] ?? 0, signal);
       return { outputs: [grey] };
     },
   };

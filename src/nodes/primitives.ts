@@ -5,12 +5,7 @@ import type { JsonableObject } from '../protocol/json.js';
 const MAX_INT = 2n ** 63n - 1n;
 const RANGE = { min: -MAX_INT, max: MAX_INT };
 
-function primitive(
-  classType: string,
-  displayName: string,
-  type: string,
-  options: JsonableObject = {},
-): NodeDefinition {
+function primitive(classType: string, displayName: string, type: string, options: JsonableObject = {}): NodeDefinition {
   return {
     classType,
     api: 'v3',

@@ -217,7 +217,14 @@ function nested(inside: string): string {
 export function expandTemplate(template: string, match: RegExpExecArray): string {
   return template.replaceAll(
     /\\(?:g<(\w+)>|([1-9]\d?)|(0[0-7]{0,2})|([^]|$))/g,
-    (whole: string, name?: string, number?: string, octal?: string, other?: string, at = 0) => {
+    (
+      whole: string,
+      name: string | undefined,
+      number: string | undefined,
+      octal: string | undefined,
+      other: string | undefined,
+      at: number,
+    ) => {
       const group = name ?? number;
       if (group !== undefined) {
         const isNumber = /^\d+$/.test(group);

@@ -66,10 +66,19 @@ function substitute(inputs: NodeInputs): string {
 /** All matches; only inside a context of its own can a search be stopped. */
 function findAll(pattern: RegExp, source: string): RegExpExecArray[] {
   try {
-    return runInNewContext('[...source.matchAll(pattern)]', { source, pattern }, { timeout: TIME_LIMIT_MS }) as RegExpExecArray[];
+    return runInNewContext(
+      '[...source.matchAll(pattern)]',
+      { source, pattern },
+      { timeout: TIME_LIMIT_MS },
+    ) as RegExpExecArray[];
   } catch (error) {
     // The error belongs to the other context: it is no instance of our Error.
-    if (typeof error === 'object' && error !== null && 'code' in error && error.code === 'ERR_SCRIPT_EXECUTION_TIMEOUT') {
+    if (
+      typeof error === 'object' &&
+      error !== null &&
+      'code' in error &&
+      error.code === 'ERR_SCRIPT_EXECUTION_TIMEOUT'
+    ) {
       throw new PythonError('TimeoutError', `The pattern takes longer than ${TIME_LIMIT_MS} ms on this text.`);
     }
     throw error;

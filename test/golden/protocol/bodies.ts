@@ -44,7 +44,9 @@ export async function describeImage(bytes: Uint8Array): Promise<ImageDescription
 
 /** What of a recorded picture can be compared: encoders differ, pixels of PNG do not. */
 export function comparableImage(recorded: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
-  const { mode: _mode, text, ...rest } = recorded;
+  const { text, ...others } = recorded;
+  // The mode is Pillow's word for what the pixels show.
+  const rest = Object.fromEntries(Object.entries(others).filter(([key]) => key !== 'mode'));
   if (typeof text !== 'object' || text === null) return rest;
   const texts = Object.entries(text as Record<string, string>).map(([key, value]) => [key, parseBody(value)] as const);
   return { ...rest, text: Object.fromEntries(texts) };
@@ -68,13 +70,15 @@ export function comparableFrame(recorded: Readonly<Record<string, unknown>>): Re
   const image = recorded['image'];
   return {
     ...Object.fromEntries(keys.map((key) => [key, recorded[key]])),
-    ...(typeof image === 'object' && image !== null ? { image: comparableImage(image as Record<string, unknown>) } : {}),
+    ...(typeof image === 'object' && image !== null
+      ? { image: comparableImage(image as Record<string, unknown>) }
+      : {}),
   };
 }
 
 function* pngTexts(bytes: Uint8Array): Generator<[string, unknown]> {
   const buffer = Buffer.from(bytes);
-  for (let at = 8; at < buffer.length; ) {
+  for (let at = 8; at < buffer.length;) {
     const length = buffer.readUInt32BE(at);
     const type = buffer.toString('latin1', at + 4, at + 8);
     const body = buffer.subarray(at + 8, at + 8 + length);

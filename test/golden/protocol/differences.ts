@@ -24,7 +24,7 @@ const steps = (
 ): Difference[] => places.map((place) => ({ scenario, place: `step ${place}`, field, ours, reason }));
 
 const BAD_REQUEST =
-  'A request that cannot be read or understood is the client\'s error: 400 with a message, where ComfyUI fails with 500.';
+  "A request that cannot be read or understood is the client's error: 400 with a message, where ComfyUI fails with 500.";
 const badRequests = (scenario: string, ...places: number[]): Difference[] =>
   steps(scenario, places, 'status', 400, BAD_REQUEST);
 

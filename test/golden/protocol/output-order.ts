@@ -4,11 +4,7 @@ import type { Step } from './scenario.js';
 type Nodes = Readonly<Record<string, { class_type?: unknown } | null>>;
 
 /** @param isReversed What to do with prompts whose order no queue item and no history entry of the recording shows. */
-export function orderOutputs(
-  steps: readonly Step[],
-  outputClasses: ReadonlySet<string>,
-  isReversed: boolean,
-): Step[] {
+export function orderOutputs(steps: readonly Step[], outputClasses: ReadonlySet<string>, isReversed: boolean): Step[] {
   const orders = new Map<string, readonly string[]>();
   for (const step of steps) if ('response' in step) findOrders(step.response.body, orders);
   return steps.map((step): Step => {

@@ -19,9 +19,11 @@ import { Matcher, type Excuse, type Mismatch } from './matching.js';
 import { orderOutputs } from './output-order.js';
 import type { Exchange, Scenario, Step } from './scenario.js';
 
+type Event = Record<string, unknown>;
+
 interface Client {
   readonly socket: WebSocket;
-  readonly events: (Record<string, unknown> | Promise<Record<string, unknown>>)[];
+  readonly events: (Event | Promise<Event>)[];
 }
 
 /** Events whose number depends on timing where a run is interrupted or a client reconnects. */
@@ -44,11 +46,7 @@ export async function replay(scenario: Scenario, intended: readonly Difference[]
   return reversed.length === 0 ? [] : differences;
 }
 
-async function replayOnce(
-  scenario: Scenario,
-  intended: readonly Difference[],
-  isReversed: boolean,
-): Promise<string[]> {
+async function replayOnce(scenario: Scenario, intended: readonly Difference[], isReversed: boolean): Promise<string[]> {
   const base = await mkdtemp(join(tmpdir(), 'vision-bridge-replay-'));
   try {
     for (const [path, { base64, length }] of Object.entries(scenario.setup?.files ?? {})) {
@@ -167,7 +165,8 @@ class Replay {
       this.#validators.set(request.path, { etag: etag ?? '', time: time ?? '' });
     this.#compare(expected.status, answer.status, place, 'status');
     if (answer.status !== expected.status) return;
-    const isLibrarys = LIBRARY_BODIES.has(expected.status) && expected.headers['content-type']?.includes('json') !== true;
+    const isLibrarys =
+      LIBRARY_BODIES.has(expected.status) && expected.headers['content-type']?.includes('json') !== true;
     this.#compareHeaders(expected, answer, place, isLibrarys);
     if (!isLibrarys && request.method !== 'HEAD') await this.#compareBody(expected, answer, place);
     if (path.endsWith('/history')) this.#compareOrder(expected.body, answer, place);
@@ -271,7 +270,7 @@ class Replay {
         ? events.filter((event) => !TIMING_DEPENDENT.has((event as { json?: { type: string } }).json?.type ?? 'binary'))
         : [...events];
     const wanted = significant(expected);
-    const got = significant(await Promise.all(this.#clients.get(label)?.events ?? []));
+    const got = significant(await eventsOf(this.#clients.get(label)));
     const place = `client ${label}`;
     for (let i = 0; i < Math.max(wanted.length, got.length); i += 1) {
       const before = this.#differences.length;
@@ -282,6 +281,13 @@ class Replay {
       if (this.#differences.length > before && typeOf(wanted[i]) !== typeOf(got[i])) return;
     }
   }
+}
+
+/** With binary frames described, which takes a moment. */
+async function eventsOf(client: Client | undefined): Promise<Event[]> {
+  const events: Event[] = [];
+  for (const event of client?.events ?? []) events.push(await event);
+  return events;
 }
 
 function typeOf(event: unknown): unknown {
