@@ -14,7 +14,7 @@ import type { PreviewImage } from './node-definition.js';
 import { ProgressState } from './progress.js';
 import type { CachedResult } from './result-cache.js';
 import type { RunningNode, RunningPrompt } from './running-prompt.js';
-import { pythonTypeOf } from './validation.js';
+import { pythonTypeOf } from './python-error.js';
 
 type EventData = Readonly<Record<string, Jsonable>>;
 

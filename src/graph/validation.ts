@@ -13,6 +13,7 @@ import { literalOf, wrapLiteral, type NodeErrors, type Prompt, type ValidationEr
 import { convertLiteral } from './convert.js';
 import type { InputDefinition, NodeDefinition } from './node-definition.js';
 import { inputConfig } from './object-info.js';
+import { PythonError, pythonTypeOf } from './python-error.js';
 import { pythonFloat, pythonRepr, pythonStr, pythonTypeName } from './python-text.js';
 import { socketTypeOf, typesMatch, type SocketType } from './type-matching.js';
 
@@ -64,14 +65,6 @@ interface Outcome {
   isValid: boolean;
   readonly errors: ValidationError[];
   thrown?: { readonly message: string; readonly type: string };
-}
-
-class Thrown extends Error {
-  readonly pythonType: string;
-  constructor(message: string, pythonType: string) {
-    super(message);
-    this.pythonType = pythonType;
-  }
 }
 
 class Validation {
@@ -141,7 +134,7 @@ class Validation {
     const node = this.#prompt.get(id);
     const classType = isJsonObject(node) ? node.get('class_type') : undefined;
     const definition = typeof classType === 'string' ? this.#table.get(classType) : undefined;
-    if (definition === undefined) throw new Thrown(pythonRepr(id), 'KeyError');
+    if (definition === undefined) throw new PythonError('KeyError', pythonRepr(id));
     return definition;
   }
 
@@ -186,17 +179,14 @@ class Validation {
       const definition = this.#definition(id);
       const node = this.#prompt.get(id);
       const inputs = isJsonObject(node) ? node.get('inputs') : undefined;
-      if (!isJsonObject(inputs)) throw new Thrown("'inputs'", 'KeyError');
+      if (!isJsonObject(inputs)) throw new PythonError('KeyError', "'inputs'");
       for (const input of definition.inputs) yield* this.#validateInput(id, definition, input, inputs, outcome);
       if (outcome.errors.length === 0 || definition.validator !== undefined)
         yield* this.#runValidator(definition, inputs, outcome, id);
     } catch (error) {
       outcome.isValid = false;
       outcome.errors.length = 0;
-      outcome.thrown = {
-        message: messageOf(error),
-        type: error instanceof Thrown ? error.pythonType : pythonTypeOf(error),
-      };
+      outcome.thrown = { message: messageOf(error), type: pythonTypeOf(error) };
     }
     if (outcome.errors.length > 0) outcome.isValid = false;
   }
@@ -244,9 +234,10 @@ class Validation {
       return;
     }
     const [source, slot] = link;
-    if (typeof source !== 'string') throw new Thrown(pythonRepr(source ?? null), 'KeyError');
+    if (typeof source !== 'string') throw new PythonError('KeyError', pythonRepr(source ?? null));
     const outputs = this.#definition(source).outputs;
-    if (isWrittenWithFloat(link)) throw new Thrown('tuple indices must be integers or slices, not float', 'TypeError');
+    if (isWrittenWithFloat(link))
+      throw new PythonError('TypeError', 'tuple indices must be integers or slices, not float');
     const received = outputs[slotIndex(slot, outputs.length)]?.type ?? '*';
     const wanted = (yield socketTypeOf(input, definition.api)) as SocketType;
     if (definition.validator?.takesInputTypes !== true && !typesMatch(received, wanted)) {
@@ -376,10 +367,10 @@ function slotIndex(slot: JsonValue | undefined, count: number): number {
   const given = typeof slot === 'boolean' || typeof slot === 'bigint' ? Number(slot) : slot;
   if (typeof given !== 'number' || !Number.isInteger(given)) {
     const type = pythonTypeName(slot ?? null);
-    throw new Thrown(`tuple indices must be integers or slices, not ${type}`, 'TypeError');
+    throw new PythonError('TypeError', `tuple indices must be integers or slices, not ${type}`);
   }
   const index = given < 0 ? given + count : given;
-  if (index < 0 || index >= count) throw new Thrown('tuple index out of range', 'IndexError');
+  if (index < 0 || index >= count) throw new PythonError('IndexError', 'tuple index out of range');
   return index;
 }
 
@@ -399,11 +390,4 @@ function boundProblem(input: InputDefinition, value: JsonValue): { type: string;
     return { type: 'value_bigger_than_max', message: `Value ${text(value)} bigger than max of ${text(max)}` };
   }
   return undefined;
-}
-
-/** The name under which clients know an error of a node: its Python name where it has one. */
-export function pythonTypeOf(error: unknown): string {
-  if (error instanceof Error && 'pythonType' in error && typeof error.pythonType === 'string') return error.pythonType;
-  if (error instanceof Error && 'code' in error && typeof error.code === 'string') return error.code;
-  return error instanceof Error ? error.name : 'Exception';
 }
