@@ -1,7 +1,8 @@
 /** Our nodes against ComfyUI's own, value by value. Format and tolerance: the README beside this file. */
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createBridge, type Bridge } from '../../../src/bridge.js';
 import { silentLogger } from '../../../src/common/logger.js';
@@ -95,4 +96,36 @@ describe('a node gives what ComfyUI gives', () => {
 it('a pattern that backtracks without end is stopped', async () => {
   const endless = run('RegexReplace', { string: `${'a'.repeat(40)}b`, regex_pattern: '(a+)+$', replace: '' });
   await expect(endless).rejects.toMatchObject({ pythonType: 'TimeoutError' });
+});
+
+describe('a picture as a mask', () => {
+  /** One row of two pixels: red with half alpha, and blue, opaque. */
+  const levels = [255, 0, 0, 128, 0, 0, 51, 255];
+  beforeAll(async () => {
+    await mkdir(join(base, 'input'), { recursive: true });
+    const image = sharp(Uint8Array.from(levels), { raw: { width: 2, height: 1, channels: 4 } });
+    await image.png().toFile(join(base, 'input', 'two.png'));
+  });
+
+  it.each([
+    ['alpha', [1 - Math.fround(128 / 255), 0]],
+    ['red', [1, 0]],
+    ['blue', [0, 51 / 255]],
+  ])('has the channel %s', async (channel, values) => {
+    const mask = (await run('LoadImageMask', { image: 'two.png', channel })) as F32Tensor;
+    expect(mask.shape).toEqual([1, 1, 2]);
+    expect([...mask.data]).toEqual([...Float32Array.from(values, (value) => Math.fround(value))]);
+  });
+
+  it('becomes a grey picture', async () => {
+    const mask = await run('LoadImageMask', { image: 'two.png', channel: 'blue' });
+    const grey = (await run('MaskToImage', { mask })) as F32Tensor;
+    expect(grey.shape).toEqual([1, 1, 2, 3]);
+    expect([...grey.data]).toEqual([0, 0, 0, ...Array.from({ length: 3 }, () => Math.fround(51 / 255))]);
+  });
+});
+
+it('pictures larger than the limit are refused before they are made', async () => {
+  const inputs = { width: 16384, height: 16384, batch_size: 4096, color: 0 };
+  await expect(run('EmptyImage', inputs)).rejects.toMatchObject({ code: 'IMAGE_TOO_LARGE' });
 });
