@@ -4,7 +4,7 @@
  * Source: ComfyUI, comfy/image_encoders/dino2.py.
  */
 import { clipResampling } from '../../image/index.js';
-import { activation, attention, classTokenOf, expandToBatch, layerNorm, linear, type Value } from '../../onnx/index.js';
+import { activation, attention, classTokenOf, expandToBatch, type Value } from '../../onnx/index.js';
 import type { Shape } from '../../tensor/tensor.js';
 import type { VisionConfig } from '../config.js';
 import type { OutputName, Preset, VisionFamily } from './family.js';
