@@ -1,43 +1,12 @@
 /** The encoder as a library: one model, one inference process, images in many forms. */
 import { InvalidRequestError } from '../common/errors.js';
-import { decodeImage, type Crop } from '../image/index.js';
+import { readImageInput, type Crop, type ImageInput } from '../image/index.js';
 import type { InferenceProcess } from '../runtime/index.js';
-import { f32Tensor, u8Tensor, type F32Tensor } from '../tensor/tensor.js';
-import { VisionEngine, type VisionInput, type VisionOutput } from './engine.js';
+import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+import { VisionEngine, type VisionOutput } from './engine.js';
 import type { Precision } from './weight-values.js';
 import { joinOutputs } from './join.js';
 import { embeddingDim, type VisionModel } from './model.js';
-
-/** An image, its form stated and never guessed. Values are RGB: u8 in 0..255, f32 in 0..1. */
-export type ImageInput =
-  | { readonly kind: 'file'; readonly path: string }
-  /** The bytes of an image file. */
-  | { readonly kind: 'encoded'; readonly bytes: Uint8Array }
-  | {
-      readonly kind: 'u8-hwc';
-      readonly data: Uint8Array;
-      readonly height: number;
-      readonly width: number;
-      readonly channels: 3 | 4;
-    }
-  | {
-      readonly kind: 'f32-hwc';
-      readonly data: Float32Array;
-      readonly height: number;
-      readonly width: number;
-      readonly channels: 3 | 4;
-    }
-  | {
-      readonly kind: 'f32-bhwc';
-      readonly data: Float32Array;
-      readonly shape: readonly [number, number, number, number];
-    }
-  | { readonly kind: 'f32-chw'; readonly data: Float32Array; readonly shape: readonly [number, number, number] }
-  | {
-      readonly kind: 'f32-bchw';
-      readonly data: Float32Array;
-      readonly shape: readonly [number, number, number, number];
-    };
 
 /** Features of images. All tensors f32, owned by the caller. */
 export interface ImageFeatures {
@@ -82,7 +51,7 @@ export class CLIPVisionEncoderCore implements AsyncDisposable {
   }
 
   async encodeImage(image: ImageInput, options: EncodeImageOptions = {}): Promise<ImageFeatures> {
-    const output = await this.#engine.encode(this.model, await readImage(image, options.signal), {
+    const output = await this.#engine.encode(this.model, await readImageInput(image, options), {
       ...options,
       precision: this.#precision,
     });
@@ -107,48 +76,6 @@ export class CLIPVisionEncoderCore implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#inference[Symbol.asyncDispose]();
   }
-}
-
-async function readImage(image: ImageInput, signal: AbortSignal | undefined): Promise<VisionInput> {
-  switch (image.kind) {
-    case 'file':
-      return (await decodeImage(image.path, { signal })).rgb;
-    case 'encoded':
-      return (await decodeImage(image.bytes, { signal })).rgb;
-    case 'u8-hwc':
-      return checked(() => u8Tensor([1, image.height, image.width, image.channels], image.data));
-    case 'f32-hwc':
-      return checked(() => f32Tensor([1, image.height, image.width, image.channels], image.data));
-    case 'f32-bhwc':
-      return checked(() => f32Tensor(image.shape, image.data));
-    case 'f32-chw':
-      return checked(() => toChannelsLast(f32Tensor([1, ...image.shape], image.data)));
-    case 'f32-bchw':
-      return checked(() => toChannelsLast(f32Tensor(image.shape, image.data)));
-  }
-}
-
-/** A shape that does not fit its data is the caller's mistake. */
-function checked<T>(make: () => T): T {
-  try {
-    return make();
-  } catch (error) {
-    if (error instanceof RangeError)
-      throw new InvalidRequestError(`The image does not fit its shape: ${error.message}.`, { cause: error });
-    throw error;
-  }
-}
-
-function toChannelsLast({ shape, data }: F32Tensor): F32Tensor {
-  const [batch = 0, channels = 0, height = 0, width = 0] = shape;
-  const out = new Float32Array(data.length);
-  const area = height * width;
-  for (let i = 0; i < data.length; i += 1) {
-    const image = Math.floor(i / (channels * area));
-    const channel = Math.floor(i / area) % channels;
-    out[(image * area + (i % area)) * channels + channel] = data[i] ?? 0;
-  }
-  return f32Tensor([batch, height, width, channels], out);
 }
 
 function toImageFeatures(output: VisionOutput, model: VisionModel): ImageFeatures {

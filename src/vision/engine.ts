@@ -5,7 +5,7 @@
  */
 import { InvalidRequestError, ModelFormatError } from '../common/errors.js';
 import { readSafetensorsHeader } from '../formats/index.js';
-import type { Crop } from '../image/index.js';
+import { requireFinite, type Crop } from '../image/index.js';
 import type { InferenceProcess, Progress } from '../runtime/index.js';
 import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
 import type { VisionConfig } from './config.js';
@@ -115,6 +115,7 @@ function checkInput(input: VisionInput, model: VisionModel, crop: Crop): EncodeR
         `Images have the shape [B, H, W, C] with three channels or more, got [${input.shape.join(', ')}].`,
       );
     }
+    if (input.dtype === 'F32') requireFinite(input.data, input.shape, 'The image');
     return { kind: 'images', images: input, crop };
   }
   const { pixelValues } = input;
@@ -129,6 +130,7 @@ function checkInput(input: VisionInput, model: VisionModel, crop: Crop): EncodeR
       `${model.family} takes pixel values ${sides}, got [${pixelValues.shape.join(', ')}].`,
     );
   }
+  requireFinite(pixelValues.data, pixelValues.shape, 'pixel_values');
   return { kind: 'pixel_values', pixelValues };
 }
 

@@ -10,7 +10,6 @@ export {
   type EncodeImageOptions,
   type EncoderOptions,
   type ImageFeatures,
-  type ImageInput,
 } from './encoder.js';
 export type { VisionConfig } from './config.js';
 export { presetConfig, writeRandomModel } from './random-model.js';

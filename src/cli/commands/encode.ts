@@ -5,7 +5,7 @@ import { Command, Option } from 'commander';
 import { openFolders } from '../../bridge.js';
 import { BridgeError, messageOf } from '../../common/errors.js';
 import { serializeSafetensors } from '../../formats/index.js';
-import { decodeImage, preprocess, type Crop } from '../../image/index.js';
+import { preprocess, readImageInput, type Crop } from '../../image/index.js';
 import { InferenceProcess } from '../../runtime/index.js';
 import type { F32Tensor } from '../../tensor/tensor.js';
 import {
@@ -94,7 +94,7 @@ async function encodeAll(
   const encoded: Encoded = { outputs: [], pixels: [], failures: [] };
   for (const image of images) {
     try {
-      const { rgb } = await decodeImage(image);
+      const rgb = await readImageInput({ kind: 'file', path: image });
       const loading = (stage: string): void => {
         if (stage === 'loading') process.stderr.write(`loading ${model.family} from ${model.path} …\n`);
       };
