@@ -5,8 +5,8 @@ import type { InferenceProcess } from '../runtime/index.js';
 import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
 import { VisionEngine, type VisionOutput } from './engine.js';
 import type { Precision } from './weight-values.js';
-import { joinOutputs } from './join.js';
 import { embeddingDim, type VisionModel } from './model.js';
+import { joinEncoded, type EncodedPictures } from './tiles.js';
 
 /** Features of images. All tensors f32, owned by the caller. */
 export interface ImageFeatures {
@@ -28,6 +28,13 @@ export interface EncoderOptions {
 
 export interface EncodeImageOptions {
   readonly crop?: Crop;
+  /** Cuts each picture into so many pieces per side (1 to 16) and merges their features, as IPAdapter_plus does. */
+  readonly tiles?: number;
+  /**
+   * Share of the whole picture's own features, 0 to 1. One picture then gives two rows, [ratio · whole, merged], more
+   * give ratio · whole + (1 - ratio) · merged each, as in IPAdapter_plus. Absent: the merged features alone.
+   */
+  readonly tilesRatio?: number;
   readonly signal?: AbortSignal;
 }
 
@@ -51,19 +58,22 @@ export class CLIPVisionEncoderCore implements AsyncDisposable {
   }
 
   async encodeImage(image: ImageInput, options: EncodeImageOptions = {}): Promise<ImageFeatures> {
-    const output = await this.#engine.encode(this.model, await readImageInput(image, options), {
-      ...options,
-      precision: this.#precision,
-    });
-    return toImageFeatures(output, this.model);
+    return toImageFeatures((await this.#encode(image, options)).output, this.model);
+  }
+
+  async #encode(image: ImageInput, options: EncodeImageOptions): Promise<EncodedPictures> {
+    const pixels = await readImageInput(image, options);
+    const output = await this.#engine.encode(this.model, pixels, { ...options, precision: this.#precision });
+    return { output, pictures: pixels.shape[0] ?? 0 };
   }
 
   /** Images of any sizes, as one batch in their order. */
   async encodeImagesBatch(images: readonly ImageInput[], options: EncodeImageOptions = {}): Promise<ImageFeatures> {
     if (images.length === 0) throw new InvalidRequestError('A batch holds at least one image.');
-    const outputs: VisionOutput[] = [];
-    for (const image of images) outputs.push((await this.encodeImage(image, options)).output);
-    return toImageFeatures(joinOutputs(outputs), this.model);
+    const parts: EncodedPictures[] = [];
+    for (const image of images) parts.push(await this.#encode(image, options));
+    const total = parts.reduce((sum, { pictures }) => sum + pictures, 0);
+    return toImageFeatures(joinEncoded(parts, total, options.tilesRatio), this.model);
   }
 
   /** Moves the encoder. @throws {InvalidRequestError} for a device that this build cannot run on. */

@@ -11,7 +11,8 @@ import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
 import type { VisionConfig } from './config.js';
 import type { OutputName } from './families/index.js';
 import type { Precision } from './weight-values.js';
-import { resolveVisionModel, type VisionModel } from './model.js';
+import { embeddingDim, resolveVisionModel, type VisionModel } from './model.js';
+import { encodeInTiles, formsSquare, readTiling } from './tiles.js';
 import { ENCODE_OPERATION, type EncodeReply, type EncodeRequest } from './operation.js';
 
 /** ComfyUI's CLIP_VISION_OUTPUT. All tensors are f32 and owned by the caller. */
@@ -36,7 +37,11 @@ interface EncodeOptions {
   readonly crop?: Crop;
   /** Default `comfy`: the numbers of a default ComfyUI. */
   readonly precision?: Precision;
-  /** Default: all that the model has, but `all_hidden_states`. */
+  /** Pieces per side that a picture is cut into, 1 to 16; see tiles.ts. */
+  readonly tiles?: number | undefined;
+  /** Share of the whole picture's own features, 0 to 1; absent: those of the pieces alone. */
+  readonly tilesRatio?: number | undefined;
+  /** Default: all that the model has, but `all_hidden_states` and, with tiles, image embeds that cannot be merged. */
   readonly outputs?: readonly OutputName[];
   /** Checked before each image; a started run finishes first (onnxruntime cannot stop one). */
   readonly signal?: AbortSignal | undefined;
@@ -85,13 +90,23 @@ export class VisionEngine {
    *   throws.
    */
   async encode(model: VisionModel, input: VisionInput, options: EncodeOptions = {}): Promise<VisionOutput> {
-    const outputs = options.outputs ?? model.outputs.filter((output) => output !== 'all_hidden_states');
+    const tiling = readTiling(options.tiles, options.tilesRatio);
+    const canMerge = tiling === undefined || model.prefixTokens === 0 || formsSquare(embeddingDim(model));
+    const outputs =
+      options.outputs ??
+      model.outputs.filter((output) => output !== 'all_hidden_states' && (output !== 'image_embeds' || canMerge));
     const missing = outputs.find((output) => !model.outputs.includes(output));
     if (missing !== undefined) {
       throw new ModelFormatError(
         'OUTPUT_UNAVAILABLE',
         `${model.family} cannot give ${missing}; it has ${model.outputs.join(', ')}.`,
       );
+    }
+    if (tiling !== undefined) {
+      if ('pixelValues' in input) throw new InvalidRequestError('Tiles are cut from pictures, not from pixel values.');
+      checkInput(input, model, 'none');
+      const { tiles: _tiles, tilesRatio: _ratio, ...plain } = options;
+      return encodeInTiles((images) => this.encode(model, images, { ...plain, outputs }), model, input, tiling);
     }
     const request: EncodeRequest = {
       path: model.path,
