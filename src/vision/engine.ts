@@ -105,8 +105,8 @@ export class VisionEngine {
     if (tiling !== undefined) {
       if ('pixelValues' in input) throw new InvalidRequestError('Tiles are cut from pictures, not from pixel values.');
       checkInput(input, model, 'none');
-      const { tiles: _tiles, tilesRatio: _ratio, ...plain } = options;
-      return encodeInTiles((images) => this.encode(model, images, { ...plain, outputs }), model, input, tiling);
+      const plain = { ...options, outputs, tiles: undefined, tilesRatio: undefined };
+      return encodeInTiles((images) => this.encode(model, images, plain), model, input, tiling);
     }
     const request: EncodeRequest = {
       path: model.path,
