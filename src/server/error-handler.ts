@@ -102,8 +102,10 @@ export function answerBrokenRequest(error: Error & { code?: string }, socket: Du
 
 /** Answers an `Expect` header that is not `100-continue`. */
 export function answerExpectation(_request: IncomingMessage, response: ServerResponse): void {
-  response.writeHead(417, { 'content-type': 'application/json; charset=utf-8', connection: 'close' });
-  response.end(errorBody('INVALID_REQUEST', 'Only the expectation 100-continue is known.'));
+  const body = errorBody('INVALID_REQUEST', 'Only the expectation 100-continue is known.');
+  const headers = { 'content-type': 'application/json; charset=utf-8', connection: 'close' };
+  response.writeHead(417, { ...headers, 'content-length': Buffer.byteLength(body) });
+  response.end(body);
 }
 
 function errorBody(code: ErrorCode, message: string): string {
