@@ -206,9 +206,9 @@ describe('the library', () => {
     ).toBe(0);
     expect(encoder.to('cpu')).toBe(encoder);
     expect(() => encoder.to('cuda')).toThrow(/CPU/);
-    await expect(
-      encoder.encodeImage({ kind: 'f32-hwc', data: hwc, shape: [5, 5, 3] }),
-    ).rejects.toMatchObject({ code: 'INVALID_REQUEST' });
+    await expect(encoder.encodeImage({ kind: 'f32-hwc', data: hwc, shape: [5, 5, 3] })).rejects.toMatchObject({
+      code: 'INVALID_REQUEST',
+    });
   });
 
   it('says where it looked and why each file is none', async () => {
