@@ -5,7 +5,7 @@
 import { basename } from 'node:path';
 import { z } from 'zod';
 import { ModelFormatError, messageOf } from '../common/errors.js';
-import { readTensor, serializeSafetensors, type ModelHeader } from '../formats/index.js';
+import { parseSafetensors, readTensor, serializeSafetensors, type ModelHeader } from '../formats/index.js';
 import { bf16ToF32Array, f16ToF32Array } from '../tensor/float16.js';
 import { elementCount, f32Tensor, type F32Tensor, type Tensor } from '../tensor/tensor.js';
 import type { AdapterFeatures } from './engine.js';
@@ -58,13 +58,36 @@ export async function readEmbeds(path: string): Promise<IPAdapterEmbeds> {
 }
 
 async function readOwn(header: ModelHeader, label: string): Promise<IPAdapterEmbeds> {
-  const provenance = parseProvenance(header, label);
-  const found = new Map<string, F32Tensor>();
+  const tensors = new Map<string, Tensor>();
   for (const name of TENSOR_NAMES) {
-    if (header.tensors.has(name)) found.set(name, await readF32(header, name, label));
+    if (header.tensors.has(name)) tensors.set(name, await readTensor(header, name));
   }
-  const cond = featuresOf(found.get('cond.image'), found.get('cond.face'));
-  const uncond = featuresOf(found.get('uncond.image'), found.get('uncond.face'));
+  return assemble(tensors, header.metadata, label);
+}
+
+/**
+ * Embeds of our own format, from the bytes of a safetensors document.
+ *
+ * @throws {ModelFormatError} `EMBEDS_INVALID`, `SAFETENSORS_INVALID`
+ */
+export function parseEmbeds(bytes: Uint8Array, label: string): IPAdapterEmbeds {
+  const { tensors, metadata } = parseSafetensors(bytes, label);
+  if (metadata.get('format') !== FORMAT) throw invalid(label, `its metadata has no format "${FORMAT}"`);
+  return assemble(tensors, metadata, label);
+}
+
+function assemble(
+  tensors: ReadonlyMap<string, Tensor>,
+  metadata: ReadonlyMap<string, string>,
+  label: string,
+): IPAdapterEmbeds {
+  const provenance = parseProvenance(metadata, label);
+  const find = (name: (typeof TENSOR_NAMES)[number]): F32Tensor | undefined => {
+    const tensor = tensors.get(name);
+    return tensor === undefined ? undefined : checkTensor(tensor, name, label);
+  };
+  const cond = featuresOf(find('cond.image'), find('cond.face'));
+  const uncond = featuresOf(find('uncond.image'), find('uncond.face'));
   if (cond === undefined) throw invalid(label, 'it has neither "cond.image" nor "cond.face"');
   return { kind: 'ipadapter_embeds', cond, ...(uncond === undefined ? {} : { uncond }), provenance };
 }
@@ -74,7 +97,7 @@ function featuresOf(image: F32Tensor | undefined, face: F32Tensor | undefined): 
   return { ...(image === undefined ? {} : { image }), ...(face === undefined ? {} : { face }) };
 }
 
-function parseProvenance({ metadata }: ModelHeader, label: string): EmbedsProvenance {
+function parseProvenance(metadata: ReadonlyMap<string, string>, label: string): EmbedsProvenance {
   if (metadata.get('version') !== VERSION) {
     throw invalid(label, `its version is ${metadata.get('version') ?? 'not given'}; ${VERSION} is read`);
   }
@@ -101,7 +124,7 @@ async function readForeign(header: ModelHeader, label: string): Promise<IPAdapte
   if (name === undefined || more.length > 0) {
     throw invalid(label, `it has ${header.tensors.size} tensors; a file of embeds has one`);
   }
-  const tensor = await readF32(header, name, label);
+  const tensor = checkTensor(await readTensor(header, name), name, label);
   const cond = tensor.shape.length === 3 && tensor.shape[1] === 1 ? { face: tensor } : { image: tensor };
   return {
     kind: 'ipadapter_embeds',
@@ -110,12 +133,12 @@ async function readForeign(header: ModelHeader, label: string): Promise<IPAdapte
   };
 }
 
-async function readF32(header: ModelHeader, name: string, label: string): Promise<F32Tensor> {
-  const shape = header.tensors.get(name)?.shape ?? [];
+function checkTensor(stored: Tensor, name: string, label: string): F32Tensor {
+  const { shape } = stored;
   if (shape.length < 2 || shape.length > 3 || elementCount(shape) === 0) {
     throw invalid(label, `${name} has the shape [${shape.join(', ')}]; embeds are [B, E] or [B, N, D]`);
   }
-  const tensor = toF32(await readTensor(header, name));
+  const tensor = toF32(stored);
   if (tensor === undefined) throw invalid(label, `${name} is not stored as a floating-point number`);
   if (!tensor.data.every(Number.isFinite)) throw invalid(label, `${name} holds values that are no numbers`);
   return tensor;

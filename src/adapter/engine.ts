@@ -5,11 +5,14 @@
  */
 import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/errors.js';
 import type { InferenceProcess, Progress } from '../runtime/index.js';
-import type { F32Tensor } from '../tensor/tensor.js';
+import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
+import type { VisionModel } from '../vision/index.js';
 import type { ProjectionInput } from './families/index.js';
 import { readAdapterHeader } from './header.js';
 import { resolveAdapter, type AdapterOptions, type IPAdapterModel } from './model.js';
+import type { NoiseOptions } from './noise.js';
 import { PROJECT_OPERATION, type ProjectReply, type ProjectRequest } from './operation.js';
+import { PICTURES_OPERATION, type PicturesReply, type PicturesRequest } from './pictures-operation.js';
 
 /** What goes into a projection; which of them an adapter takes, its `encoder` and `face` say. All f32. */
 export interface AdapterFeatures {
@@ -85,6 +88,41 @@ export class AdapterEngine {
       return [layer, { keys, values }] as const;
     });
     return { tokens: reply.tokens, layers: new Map(found) };
+  }
+
+  /**
+   * Pixel values of masked pictures, for an encoder of square pictures: f32 `[B, 3, S, S]`.
+   *
+   * @param mask f32 `[M, H, W]`, one for all pictures or one for each.
+   * @throws {InvalidRequestError} for another number of masks.
+   */
+  async maskPictures(
+    { config }: VisionModel,
+    images: F32Tensor | U8Tensor,
+    mask: F32Tensor,
+    signal?: AbortSignal,
+  ): Promise<F32Tensor> {
+    const [count = 0, height = 0, width = 0] = mask.shape;
+    const [pictures = 0] = images.shape;
+    if (mask.shape.length !== 3 || height < 1 || width < 1 || (count !== 1 && count !== pictures)) {
+      throw new InvalidRequestError(
+        `A mask has the shape [M, H, W], one for all ${pictures} pictures or one for each; got [${mask.shape.join(', ')}].`,
+      );
+    }
+    const { imageSize: size, imageMean: mean, imageStd: std } = config;
+    if (size < 1) throw new InvalidRequestError('Masks need an encoder of square pictures.');
+    return this.#pictures({ kind: 'masked', images, mask, size, mean, std }, signal);
+  }
+
+  /** A picture of noise, f32 `[B, S, S, 3]`, over the centre square of a picture, or over black. */
+  async noisePicture(size: number, noise: NoiseOptions, picture?: F32Tensor, signal?: AbortSignal): Promise<F32Tensor> {
+    const isPicture = picture === undefined || (picture.shape.length === 4 && (picture.shape[3] ?? 0) >= 3);
+    if (!isPicture) throw new InvalidRequestError('Noise is made over a picture [B, H, W, C].');
+    return this.#pictures({ kind: 'noise', size, noise, ...(picture === undefined ? {} : { picture }) }, signal);
+  }
+
+  async #pictures(request: PicturesRequest, signal: AbortSignal | undefined): Promise<PicturesReply> {
+    return (await this.#inference.call(PICTURES_OPERATION, request, { signal })) as PicturesReply;
   }
 }
 

@@ -58,8 +58,18 @@ function noisePicture({ picture, size, noise }: PicturesRequest & { kind: 'noise
   const start =
     picture === undefined
       ? f32Tensor([1, size, size, 3], new Float32Array(size * size * 3))
-      : resizeSquare(picture, size);
+      : resizeSquare(withoutAlpha(picture), size);
   return makeNoise(start, noise);
+}
+
+function withoutAlpha({ shape, data }: F32Tensor): F32Tensor {
+  const [batch = 0, height = 0, width = 0, channels = 0] = shape;
+  if (channels === 3) return f32Tensor(shape, data);
+  const out = Float32Array.from(
+    { length: batch * height * width * 3 },
+    (_none, i) => data[Math.floor(i / 3) * channels + (i % 3)] ?? 0,
+  );
+  return f32Tensor([batch, height, width, 3], out);
 }
 
 /** The centre square of `[B, H, W, C]`, antialiased bicubic to `size`; values may leave their range a little. */

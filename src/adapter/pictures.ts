@@ -1,7 +1,13 @@
 /** Pictures to what a projection takes: encoded whole or in tiles, masked or not. */
 import { BridgeError } from '../common/errors.js';
-import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
-import { OUTPUT_FIELDS, type Precision, type VisionEngine, type VisionModel } from '../vision/index.js';
+import type { F32Tensor } from '../tensor/tensor.js';
+import {
+  OUTPUT_FIELDS,
+  type Precision,
+  type VisionEngine,
+  type VisionInput,
+  type VisionModel,
+} from '../vision/index.js';
 import type { EncoderNeed } from './model.js';
 import { MAX_TILES, mergeTiles, mixTiles, splitTiles } from './tiles.js';
 
@@ -16,17 +22,17 @@ export interface PictureOptions {
 }
 
 /**
- * Features of pictures `[B, H, W, C]`, cropped to their centre square as IPAdapter_plus does.
+ * Features of pictures `[B, H, W, C]`, cropped to their centre square as IPAdapter_plus does, or of pixel values.
  *
  * @returns image embeds `[B, E]` or hidden states `[B, N, D]`; with tiles, a single picture gives two rows.
  */
 export async function encodePictures(
   vision: VisionEngine,
   model: VisionModel,
-  images: F32Tensor | U8Tensor,
+  images: VisionInput,
   { output, precision = 'comfy', tiles = 1, ratio = 1, signal }: PictureOptions,
 ): Promise<F32Tensor> {
-  const encode = async (input: F32Tensor | U8Tensor): Promise<F32Tensor> => {
+  const encode = async (input: VisionInput): Promise<F32Tensor> => {
     const features = (await vision.encode(model, input, { outputs: [output], precision, signal }))[
       OUTPUT_FIELDS[output]
     ];
@@ -35,6 +41,6 @@ export async function encodePictures(
   };
   const whole = await encode(images);
   const count = Math.min(MAX_TILES, Math.floor(tiles));
-  if (count < 2) return whole;
+  if (count < 2 || 'pixelValues' in images) return whole;
   return mixTiles(whole, mergeTiles(await encode(splitTiles(images, count)), count), ratio);
 }

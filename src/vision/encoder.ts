@@ -2,8 +2,8 @@
 import { InvalidRequestError } from '../common/errors.js';
 import { decodeImage, type Crop } from '../image/index.js';
 import type { InferenceProcess } from '../runtime/index.js';
-import { f32Tensor, u8Tensor, type F32Tensor } from '../tensor/tensor.js';
-import { VisionEngine, type VisionInput, type VisionOutput } from './engine.js';
+import { f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
+import { VisionEngine, type VisionOutput } from './engine.js';
 import type { Precision } from './weight-values.js';
 import { joinOutputs } from './join.js';
 import { embeddingDim, type VisionModel } from './model.js';
@@ -82,7 +82,7 @@ export class CLIPVisionEncoderCore implements AsyncDisposable {
   }
 
   async encodeImage(image: ImageInput, options: EncodeImageOptions = {}): Promise<ImageFeatures> {
-    const output = await this.#engine.encode(this.model, await readImage(image, options.signal), {
+    const output = await this.#engine.encode(this.model, await readImageInput(image, options), {
       ...options,
       precision: this.#precision,
     });
@@ -109,7 +109,11 @@ export class CLIPVisionEncoderCore implements AsyncDisposable {
   }
 }
 
-async function readImage(image: ImageInput, signal: AbortSignal | undefined): Promise<VisionInput> {
+/** Reads an image in any of its forms: u8 or f32 `[B, H, W, C]`. */
+export async function readImageInput(
+  image: ImageInput,
+  { signal }: { signal?: AbortSignal | undefined } = {},
+): Promise<F32Tensor | U8Tensor> {
   switch (image.kind) {
     case 'file':
       return (await decodeImage(image.path, { signal })).rgb;

@@ -7,6 +7,7 @@ export { resolveVisionModel, type VisionModel } from './model.js';
 export { createEncodeOperation, ENCODE_OPERATION } from './operation.js';
 export {
   CLIPVisionEncoderCore,
+  readImageInput,
   type EncodeImageOptions,
   type EncoderOptions,
   type ImageFeatures,
