@@ -62,14 +62,14 @@ export function detectorNetwork(): Uint8Array {
 }
 
 /** Mean colours of 4 × 4 fields, through a random matrix. */
-export function recogniserNetwork(): Uint8Array {
+export function recogniserNetwork(width = EMBEDDING_WIDTH): Uint8Array {
   const g = new GraphBuilder('recogniser');
   const picture = g.input('input.1', 'F32', ['batch', 3, 112, 112]);
   const fields = g.op('AveragePool', [picture], { kernel_shape: [28, 28], strides: [28, 28] });
   const random = seededRandom(5);
-  const matrix = Float32Array.from({ length: 48 * EMBEDDING_WIDTH }, () => random() - 0.5);
-  const product = g.op('MatMul', [g.reshape(fields, [-1, 48]), g.constant(f32Tensor([48, EMBEDDING_WIDTH], matrix))]);
-  g.output('683', product, ['batch', EMBEDDING_WIDTH]);
+  const matrix = Float32Array.from({ length: 48 * width }, () => random() - 0.5);
+  const product = g.op('MatMul', [g.reshape(fields, [-1, 48]), g.constant(f32Tensor([48, width], matrix))]);
+  g.output('683', product, ['batch', width]);
   return g.build();
 }
 
@@ -82,11 +82,11 @@ function landmarkNetwork(): Uint8Array {
 }
 
 /** A pack as insightface unpacks it. */
-export async function writeFacePack(folder: string): Promise<void> {
+export async function writeFacePack(folder: string, embeddingWidth = EMBEDDING_WIDTH): Promise<void> {
   await mkdir(folder, { recursive: true });
   await writeFile(join(folder, '1k3d68.onnx'), landmarkNetwork());
   await writeFile(join(folder, 'det_10g.onnx'), detectorNetwork());
-  await writeFile(join(folder, 'w600k_r50.onnx'), recogniserNetwork());
+  await writeFile(join(folder, 'w600k_r50.onnx'), recogniserNetwork(embeddingWidth));
 }
 
 export interface Square {
