@@ -5,7 +5,9 @@
  */
 import { silentLogger, type Logger } from './common/logger.js';
 import { ModelNotFoundError } from './common/errors.js';
-import { ComfyUIPathResolver } from './library/index.js';
+import { AdapterEngine, IPAdapterServiceCore, ReferenceEncoder, type IPAdapterConfig } from './adapter/index.js';
+import { FaceEngine } from './faces/index.js';
+import { adapterFolders, ComfyUIPathResolver } from './library/index.js';
 import { InferenceProcess } from './runtime/index.js';
 import { CLIPVisionEncoderCore, VisionEngine, type EncoderOptions } from './vision/index.js';
 import { INFERENCE_PROCESS_ENTRY } from './workers/index.js';
@@ -32,6 +34,23 @@ export type {
   VisionModel,
   VisionOutput,
 } from './vision/index.js';
+
+export { ReferenceImage, combineEmbeds, readEmbeds, serializeEmbeds, weighEmbeds } from './adapter/index.js';
+export { attentionPlaces, maskTokens, transformerWeights } from './adapter/index.js';
+export type {
+  AdapterFeatures,
+  CombineMode,
+  IPAdapterConfig,
+  IPAdapterEmbeds,
+  IPAdapterModel,
+  IPAdapterTokens,
+  IPAdapterVariant,
+  Negative,
+  ProjectedEmbeds,
+  WeightType,
+} from './adapter/index.js';
+export { faceSimilarity } from './faces/index.js';
+export type { FaceChoice } from './faces/index.js';
 
 const IDLE_RELEASE_MS = 300_000;
 const MAX_PENDING_CALLS = 256;
@@ -95,4 +114,40 @@ export async function loadClipVision({
       details: { searched, refusals },
     },
   );
+}
+
+export interface IPAdapterServiceOptions extends IPAdapterConfig {
+  /** Where to look; default: the ComfyUI that is found by itself. */
+  readonly resolver?: ComfyUIPathResolver;
+  readonly logger?: Logger;
+}
+
+/** IP-Adapters over a user's own files: references in, image prompt tokens out. */
+export class IPAdapterService extends IPAdapterServiceCore implements AsyncDisposable {
+  readonly #inference: InferenceProcess;
+
+  constructor({
+    resolver = ComfyUIPathResolver.fromAutoDetect(),
+    logger = silentLogger,
+    ...config
+  }: IPAdapterServiceOptions = {}) {
+    const inference = new InferenceProcess({
+      entry: INFERENCE_PROCESS_ENTRY,
+      idleReleaseMs: IDLE_RELEASE_MS,
+      maxPendingCalls: MAX_PENDING_CALLS,
+      logger,
+    });
+    const adapters = new AdapterEngine(inference);
+    const vision = new VisionEngine(inference);
+    const faces = new FaceEngine(inference);
+    const { adapters: adapterFiles, encoders: encoderFiles, facePacks } = adapterFolders(resolver.folderPaths);
+    const references = new ReferenceEncoder(adapters, vision, faces);
+    super({ adapters, vision, faces, references, adapterFiles, encoderFiles, facePacks }, config);
+    this.#inference = inference;
+  }
+
+  /** Ends the inference process. Closing twice is harmless. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#inference[Symbol.asyncDispose]();
+  }
 }

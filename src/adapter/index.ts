@@ -3,6 +3,7 @@ export { COMBINE_MODES, type CombineMode } from './combine.js';
 export { parseEmbeds, readEmbeds, serializeEmbeds } from './embeds-file.js';
 export { combineEmbeds, weighEmbeds, type IPAdapterEmbeds } from './embeds.js';
 export { AdapterEngine, type AdapterFeatures, type IPAdapterTokens } from './engine.js';
+export { maskTokens } from './masks.js';
 export { resolveAdapter, type IPAdapterModel, type IPAdapterVariant } from './model.js';
 export { NOISE_KINDS, type NoiseKind } from './noise.js';
 export { createProjectOperation, PROJECT_OPERATION } from './operation.js';
@@ -23,4 +24,6 @@ export {
   type IPAdapterConfig,
   type IPAdapterRooms,
 } from './service.js';
-export { transformerWeights, WEIGHT_TYPES, type WeightType } from './weight-types.js';
+export { attentionPlaces, transformerWeights, WEIGHT_TYPES, type WeightType } from './weight-types.js';
+export { readLayerWeights } from './layer-weights.js';
+export { adapterSummary, tokenTensors } from './summary.js';

@@ -74,7 +74,7 @@ export interface IPAdapterRooms {
   readonly facePacks: ModelSource;
 }
 
-/** Made by `IPAdapterService.create` of the package, which starts the inference process; end it by disposing. */
+/** The package's `IPAdapterService` is one with folders and an inference process of its own. */
 export class IPAdapterServiceCore {
   readonly #rooms: IPAdapterRooms;
   readonly #config: IPAdapterConfig;
