@@ -3,14 +3,14 @@
  *
  * Nothing runs at import time. An encoder owns an inference process: dispose it (`await using`) when done.
  */
+import { dataDirectoryOf } from './bridge.js';
 import { silentLogger, type Logger } from './common/logger.js';
 import { ModelNotFoundError } from './common/errors.js';
 import { AdapterEngine, IPAdapterServiceCore, ReferenceEncoder, type IPAdapterConfig } from './adapter/index.js';
 import { FaceEngine } from './faces/index.js';
 import { adapterFolders, ComfyUIPathResolver } from './library/index.js';
-import { InferenceProcess } from './runtime/index.js';
-import { CLIPVisionEncoderCore, VisionEngine, type EncoderOptions } from './vision/index.js';
-import { INFERENCE_PROCESS_ENTRY } from './workers/index.js';
+import { createVisionServices, type VisionServices } from './vision-services.js';
+import { CLIPVisionEncoderCore, type EncoderOptions } from './vision/index.js';
 
 export {
   BridgeError,
@@ -54,9 +54,14 @@ export type { FaceChoice } from './faces/index.js';
 
 const IDLE_RELEASE_MS = 300_000;
 const MAX_PENDING_CALLS = 256;
+const MAX_FEATURE_BYTES = 2e9;
 
 export interface PretrainedOptions extends EncoderOptions {
   readonly logger?: Logger;
+  /** Keep features on disk and look there first. Default true. */
+  readonly featureStore?: boolean;
+  /** Folder of the features and of int8 weights; default: the platform's cache folder + `/vision-bridge`. */
+  readonly dataDirectory?: string;
 }
 
 /** A CLIP vision encoder over a user's own file. */
@@ -66,17 +71,9 @@ export class CLIPVisionEncoder extends CLIPVisionEncoderCore {
    *
    * @throws {ModelFormatError} `VISION_FAMILY_UNKNOWN` and its kin when the file is none.
    */
-  static async fromPretrained(
-    path: string,
-    { precision = 'comfy', logger = silentLogger }: PretrainedOptions = {},
-  ): Promise<CLIPVisionEncoder> {
-    const inference = new InferenceProcess({
-      entry: INFERENCE_PROCESS_ENTRY,
-      idleReleaseMs: IDLE_RELEASE_MS,
-      maxPendingCalls: MAX_PENDING_CALLS,
-      logger,
-    });
-    return new CLIPVisionEncoder(await new VisionEngine(inference).open(path), inference, precision);
+  static async fromPretrained(path: string, options: PretrainedOptions = {}): Promise<CLIPVisionEncoder> {
+    const services = visionServicesOf(options);
+    return new CLIPVisionEncoder(await services.engine.open(path), services, options);
   }
 }
 
@@ -116,38 +113,38 @@ export async function loadClipVision({
   );
 }
 
-export interface IPAdapterServiceOptions extends IPAdapterConfig {
+export interface IPAdapterServiceOptions extends IPAdapterConfig, Omit<PretrainedOptions, keyof EncoderOptions> {
   /** Where to look; default: the ComfyUI that is found by itself. */
   readonly resolver?: ComfyUIPathResolver;
-  readonly logger?: Logger;
 }
 
 /** IP-Adapters over a user's own files: references in, image prompt tokens out. */
 export class IPAdapterService extends IPAdapterServiceCore implements AsyncDisposable {
-  readonly #inference: InferenceProcess;
+  readonly #services: VisionServices;
 
-  constructor({
-    resolver = ComfyUIPathResolver.fromAutoDetect(),
-    logger = silentLogger,
-    ...config
-  }: IPAdapterServiceOptions = {}) {
-    const inference = new InferenceProcess({
-      entry: INFERENCE_PROCESS_ENTRY,
-      idleReleaseMs: IDLE_RELEASE_MS,
-      maxPendingCalls: MAX_PENDING_CALLS,
-      logger,
-    });
+  constructor({ resolver = ComfyUIPathResolver.fromAutoDetect(), ...options }: IPAdapterServiceOptions = {}) {
+    const services = visionServicesOf(options);
+    const { engine: vision, inference } = services;
     const adapters = new AdapterEngine(inference);
-    const vision = new VisionEngine(inference);
     const faces = new FaceEngine(inference);
     const { adapters: adapterFiles, encoders: encoderFiles, facePacks } = adapterFolders(resolver.folderPaths);
     const references = new ReferenceEncoder(adapters, vision, faces);
-    super({ adapters, vision, faces, references, adapterFiles, encoderFiles, facePacks }, config);
-    this.#inference = inference;
+    super({ adapters, vision, faces, references, adapterFiles, encoderFiles, facePacks }, options);
+    this.#services = services;
   }
 
   /** Ends the inference process. Closing twice is harmless. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#inference[Symbol.asyncDispose]();
+    await this.#services[Symbol.asyncDispose]();
   }
+}
+
+function visionServicesOf(options: Omit<PretrainedOptions, keyof EncoderOptions>): VisionServices {
+  return createVisionServices({
+    dataDirectory: dataDirectoryOf(options),
+    maxFeatureBytes: options.featureStore === false ? 0 : MAX_FEATURE_BYTES,
+    idleReleaseMs: IDLE_RELEASE_MS,
+    maxPendingCalls: MAX_PENDING_CALLS,
+    logger: options.logger ?? silentLogger,
+  });
 }

@@ -4,7 +4,7 @@
  * Nothing heavy happens here: opening reads a header, projecting is one call to the inference process.
  */
 import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/errors.js';
-import type { InferenceProcess, Progress } from '../runtime/index.js';
+import type { Device, InferenceProcess, Progress } from '../runtime/index.js';
 import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
 import type { VisionModel } from '../vision/index.js';
 import type { ProjectionInput } from './families/index.js';
@@ -35,6 +35,8 @@ export interface ProjectOptions {
   readonly layers?: readonly number[] | 'all';
   /** FaceID-plus v2 only: share of the resampler (IPAdapter_plus: `weight_faceidv2`); default 1. */
   readonly faceIdV2Scale?: number;
+  /** Default `cpu`. */
+  readonly device?: Device | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
 }
@@ -78,6 +80,7 @@ export class AdapterEngine {
       inputs: checkFeatures(model, features),
       scale: options.faceIdV2Scale ?? 1,
       layers,
+      device: options.device ?? 'cpu',
     };
     const { signal, onProgress } = options;
     const reply = (await this.#inference.call(PROJECT_OPERATION, request, { signal, onProgress })) as ProjectReply;

@@ -5,7 +5,7 @@ export { combineEmbeds, weighEmbeds, type IPAdapterEmbeds } from './embeds.js';
 export { AdapterEngine, type AdapterFeatures, type IPAdapterTokens } from './engine.js';
 export { maskTokens } from './masks.js';
 export { resolveAdapter, type IPAdapterModel, type IPAdapterVariant } from './model.js';
-export { NOISE_KINDS, type NoiseKind } from './noise.js';
+export { NOISE_KINDS } from './noise.js';
 export { createProjectOperation, PROJECT_OPERATION } from './operation.js';
 export { encoderProblem, findEncoder, type ModelCandidate, type ModelSource } from './pairing.js';
 export { createPicturesOperation, PICTURES_OPERATION } from './pictures-operation.js';

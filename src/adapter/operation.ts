@@ -6,8 +6,16 @@
  * are computed a group of layers at a time, and stay open only where one group is all of them.
  */
 import { dirname } from 'node:path';
+import { throwIfAborted } from '../common/abort.js';
 import { stampKey } from '../formats/index.js';
-import { Session, type Operation, type OperationContext } from '../runtime/index.js';
+import {
+  nextMessages,
+  Session,
+  singleOperation,
+  type Device,
+  type Operation,
+  type OperationCall,
+} from '../runtime/index.js';
 import { elementCount, type F32Tensor } from '../tensor/tensor.js';
 import { joinBatch } from '../vision/index.js';
 import type { ProjectionInput } from './families/index.js';
@@ -28,6 +36,7 @@ export interface ProjectRequest {
   readonly scale: number;
   /** Layers whose keys and values are wanted. */
   readonly layers: readonly number[];
+  readonly device: Device;
 }
 
 export interface ProjectReply {
@@ -50,7 +59,8 @@ export function createProjectOperation(): Operation {
   const acquire = async (
     key: string,
     { model }: ResolvedAdapter,
-    context: OperationContext,
+    device: Device,
+    call: OperationCall,
     build: () => Uint8Array,
   ): Promise<Session> => {
     const known = open.get(key);
@@ -59,35 +69,35 @@ export function createProjectOperation(): Operation {
       open.set(key, known);
       return known;
     }
-    context.report({ stage: 'loading', model: model.path });
+    call.report({ stage: 'loading', model: model.path });
     for (const [oldest, session] of open) {
       if (open.size < MAX_OPEN_SESSIONS) break;
       open.delete(oldest);
       await session[Symbol.asyncDispose]();
     }
-    const fresh = await Session.create(build(), { weightsFolder: dirname(model.path) });
+    const fresh = await Session.create(build(), { weightsFolder: dirname(model.path), device });
     open.set(key, fresh);
     return fresh;
   };
 
-  return async (payload, context) => {
+  return singleOperation(async (call) => {
     // Both sides of the channel are this program.
-    const request = payload as ProjectRequest;
+    const request = call.payload as ProjectRequest;
     const header = await readAdapterHeader(request.path);
     const adapter = resolveAdapter(header, { isFaceIdV2: request.isFaceIdV2 });
-    const key = `${stampKey(header.stamp)} ${adapter.model.variant}`;
-    const session = await acquire(key, adapter, context, () => buildProjectionGraph(adapter));
-    const tokens = await project(session, adapter, request, context);
+    const key = `${stampKey(header.stamp)} ${adapter.model.variant} ${request.device}`;
+    const session = await acquire(key, adapter, request.device, call, () => buildProjectionGraph(adapter));
+    const tokens = await project(session, adapter, request, call);
     const keyValues: Record<string, F32Tensor> = {};
     const groups = groupLayers(adapter, request.layers);
     for (const layers of groups) {
-      await context.checkpoint();
+      await checkpoint(call);
       const build = (): Uint8Array => buildLayersGraph(adapter, layers);
       const names = layers.flatMap((layer) => [keysName(layer), valuesName(layer)]);
       const isOnlyGroup = groups.length === 1;
       const layerSession = isOnlyGroup
-        ? await acquire(`${key} layers ${layers.join()}`, adapter, context, build)
-        : await Session.create(build(), { weightsFolder: dirname(adapter.model.path) });
+        ? await acquire(`${key} layers ${layers.join()}`, adapter, request.device, call, build)
+        : await Session.create(build(), { weightsFolder: dirname(adapter.model.path), device: request.device });
       try {
         for (const [name, tensor] of await layerSession.run({ [TOKENS]: tokens }, names)) keyValues[name] = tensor;
       } finally {
@@ -95,19 +105,25 @@ export function createProjectOperation(): Operation {
       }
     }
     return { tokens, keyValues } satisfies ProjectReply;
-  };
+  });
+}
+
+/** Lets messages in, and stops a call that was given up. */
+async function checkpoint({ signal }: OperationCall): Promise<void> {
+  await nextMessages();
+  throwIfAborted(signal);
 }
 
 async function project(
   session: Session,
   { model, family }: ResolvedAdapter,
   { inputs, scale }: ProjectRequest,
-  context: OperationContext,
+  call: OperationCall,
 ): Promise<F32Tensor> {
   const count = inputs[family.inputs[0] ?? 'image_embeds']?.shape[0] ?? 0;
   const parts: F32Tensor[] = [];
   for (let first = 0; first < count; first += ROWS_PER_RUN) {
-    await context.checkpoint();
+    await checkpoint(call);
     const end = Math.min(count, first + ROWS_PER_RUN);
     const feeds: Record<string, F32Tensor> =
       model.variant === 'faceid_plus_v2' ? { [SCALE]: { dtype: 'F32', shape: [1], data: Float32Array.of(scale) } } : {};
@@ -117,7 +133,7 @@ async function project(
     }
     const tokens = (await session.run(feeds, [TOKENS])).get(TOKENS);
     if (tokens !== undefined) parts.push(tokens);
-    context.report({ stage: 'running', done: end, total: count });
+    call.report({ stage: 'running', done: end, total: count });
   }
   return joinBatch(parts);
 }

@@ -4,7 +4,7 @@
  * Source: ComfyUI_IPAdapter_plus, encoder node (mask) and noise node (formulas restated).
  */
 import { axisMatrix, normalize, preprocessToU8, roundHalfEven } from '../image/index.js';
-import type { Operation } from '../runtime/index.js';
+import { singleOperation, type Operation } from '../runtime/index.js';
 import { f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import { makeNoise, type NoiseOptions } from './noise.js';
 
@@ -34,11 +34,11 @@ export type PicturesRequest =
 export type PicturesReply = F32Tensor;
 
 export function createPicturesOperation(): Operation {
-  return (payload) => {
+  return singleOperation((call) => {
     // Both sides of the channel are this program.
-    const request = payload as PicturesRequest;
+    const request = call.payload as PicturesRequest;
     return Promise.resolve(request.kind === 'masked' ? maskPictures(request) : noisePicture(request));
-  };
+  });
 }
 
 /** The mask multiplies the normalised values: what it hides becomes the mean colour. */

@@ -1,5 +1,6 @@
 /** Pictures to what a projection takes: encoded whole or in tiles, masked or not. */
 import { BridgeError } from '../common/errors.js';
+import type { Device } from '../runtime/index.js';
 import type { F32Tensor } from '../tensor/tensor.js';
 import {
   OUTPUT_FIELDS,
@@ -14,6 +15,8 @@ import { MAX_TILES, mergeTiles, mixTiles, splitTiles } from './tiles.js';
 export interface PictureOptions {
   readonly output: EncoderNeed['output'];
   readonly precision?: Precision | undefined;
+  /** Default: the engine's. */
+  readonly device?: Device | undefined;
   /** Cut into this many tiles a side, at most 16; default 1. */
   readonly tiles?: number | undefined;
   /** Share of the whole picture beside its tiles; default 1. */
@@ -30,12 +33,17 @@ export async function encodePictures(
   vision: VisionEngine,
   model: VisionModel,
   images: VisionInput,
-  { output, precision = 'comfy', tiles = 1, ratio = 1, signal }: PictureOptions,
+  { output, precision = 'comfy', device, tiles = 1, ratio = 1, signal }: PictureOptions,
 ): Promise<F32Tensor> {
   const encode = async (input: VisionInput): Promise<F32Tensor> => {
-    const features = (await vision.encode(model, input, { outputs: [output], precision, signal }))[
-      OUTPUT_FIELDS[output]
-    ];
+    const features = (
+      await vision.encode(model, input, {
+        outputs: [output],
+        precision,
+        signal,
+        ...(device === undefined ? {} : { device }),
+      })
+    )[OUTPUT_FIELDS[output]];
     if (features === undefined) throw new BridgeError('INTERNAL', `the encoder gave no ${output}`);
     return features;
   };

@@ -15,6 +15,7 @@ import {
   type FaceModel,
   type FoundFace,
 } from '../faces/index.js';
+import type { Device } from '../runtime/index.js';
 import { elementCount, f32Tensor, tensorBytes, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import { joinBatch, type Precision, type VisionEngine, type VisionModel } from '../vision/index.js';
 import { combineRows, fitRows, type CombineMode } from './combine.js';
@@ -23,7 +24,7 @@ import type { AdapterEngine, AdapterFeatures, IPAdapterTokens, ProjectOptions } 
 import type { IPAdapterModel } from './model.js';
 import type { NoiseOptions } from './noise.js';
 import { requirePair } from './pairing.js';
-import { encodePictures } from './pictures.js';
+import { encodePictures, type PictureOptions } from './pictures.js';
 
 /** Pictures and how much they count. */
 export interface Reference {
@@ -50,6 +51,8 @@ export type Negative =
 
 export interface ReferenceOptions {
   readonly precision?: Precision | undefined;
+  /** Where encoder and adapter run; default the engine's own. */
+  readonly device?: Device | undefined;
   /** Default `concat`. */
   readonly combine?: CombineMode | undefined;
   readonly negative?: Negative | undefined;
@@ -181,10 +184,10 @@ export class ReferenceEncoder {
     { encoder: need }: IPAdapterModel,
     encoder: VisionModel,
     references: readonly Reference[],
-    { precision, tiles, ratio, signal }: ReferenceOptions,
+    { precision, device, tiles, ratio, signal }: ReferenceOptions,
   ): Promise<F32Tensor[]> {
     const output = need?.output ?? 'image_embeds';
-    const settings = { output, precision, tiles, ratio, signal };
+    const settings = { output, precision, device, tiles, ratio, signal };
     const results = new Array<F32Tensor | undefined>(references.length);
     const groups = new Map<string, number[]>();
     references.forEach(({ images, mask }, i) => {
@@ -220,7 +223,7 @@ export class ReferenceEncoder {
   async #against(
     { adapter, encoder }: AdapterPair,
     cond: AdapterFeatures,
-    { negative, precision = 'comfy', signal }: ReferenceOptions,
+    { negative, precision = 'comfy', device, signal }: ReferenceOptions,
   ): Promise<AdapterFeatures> {
     const rows = rowCount(cond);
     const face = cond.face === undefined ? {} : { face: zerosLike(cond.face) };
@@ -229,7 +232,7 @@ export class ReferenceEncoder {
     if (negative === undefined && output === 'image_embeds') return { ...face, image: zerosLike(cond.image) };
     const model = requireEncoder(adapter, encoder);
     if (negative === undefined) {
-      const black = await abortable(this.#black(model, output, precision), signal);
+      const black = await abortable(this.#black(model, { output, precision, device }), signal);
       return { ...face, image: fitRows(black, rows) };
     }
     const size = Math.max(1, model.config.imageSize);
@@ -237,22 +240,19 @@ export class ReferenceEncoder {
       negative.kind === 'images'
         ? negative.images
         : await this.#adapters.noisePicture(size, negative.noise, negative.picture, signal);
-    const image = await encodePictures(this.#vision, model, pictures, { output, precision, signal });
+    const image = await encodePictures(this.#vision, model, pictures, { output, precision, device, signal });
     return { ...face, image: fitRows(image, rows) };
   }
 
   /** Features of a black picture, kept per encoder file: they stand against every reference without a negative. */
-  async #black(
-    model: VisionModel,
-    output: 'image_embeds' | 'penultimate_hidden_states',
-    precision: Precision,
-  ): Promise<F32Tensor> {
-    const key = `${model.path} ${await fileIdentity(model.path)} ${output} ${precision}`;
+  async #black(model: VisionModel, options: PictureOptions): Promise<F32Tensor> {
+    const { output, precision, device } = options;
+    const key = `${model.path} ${await fileIdentity(model.path)} ${output} ${precision ?? ''} ${device ?? ''}`;
     const known = this.#blacks.get(key);
     if (known !== undefined) return known;
     const size = Math.max(1, model.config.imageSize);
     const black = u8Tensor([1, size, size, 3], new Uint8Array(size * size * 3));
-    const fresh = encodePictures(this.#vision, model, black, { output, precision });
+    const fresh = encodePictures(this.#vision, model, black, options);
     for (const oldest of this.#blacks.keys()) {
       if (this.#blacks.size < MAX_KEPT_BLACKS) break;
       this.#blacks.delete(oldest);

@@ -6,6 +6,7 @@
 import { isAbsolute } from 'node:path';
 import { InvalidRequestError, ModelNotFoundError } from '../common/errors.js';
 import type { FaceChoice, FaceEngine, FaceModel } from '../faces/index.js';
+import type { Device } from '../runtime/index.js';
 import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
 import {
   readImageInput,
@@ -29,8 +30,8 @@ export interface IPAdapterConfig {
   /** Name of a pack of face networks; default the first that is complete. */
   readonly facePack?: string;
   readonly precision?: Precision;
-  /** Default `cpu`, which is what this build runs on. */
-  readonly device?: string;
+  /** Default `cpu`. */
+  readonly device?: Device;
 }
 
 /** A reference picture. Its features are kept on it once they were made, and used again by the same service. */
@@ -81,11 +82,12 @@ export class IPAdapterServiceCore {
   #adapter: IPAdapterModel | undefined;
   #encoder: VisionModel | undefined;
   #faces: FaceModel | undefined;
+  #device: Device;
 
   constructor(rooms: IPAdapterRooms, config: IPAdapterConfig = {}) {
     this.#rooms = rooms;
     this.#config = config;
-    if (config.device !== undefined) this.to(config.device);
+    this.#device = config.device ?? 'cpu';
   }
 
   get adapter(): IPAdapterModel | undefined {
@@ -171,7 +173,8 @@ export class IPAdapterServiceCore {
     );
     const read: { images: F32Tensor | U8Tensor; mask: F32Tensor | undefined }[] = [];
     for (const { image, mask } of missing) read.push({ images: await readImageInput(image, { signal }), mask });
-    const options: ReferenceOptions = { precision: this.#config.precision, face, signal };
+    const { precision } = this.#config;
+    const options: ReferenceOptions = { precision, device: this.#device, face, signal };
     const made = read.length === 0 ? [] : await this.#rooms.references.extract(pair, read, options);
     missing.forEach((reference, i) => {
       reference.features = made[i];
@@ -197,6 +200,7 @@ export class IPAdapterServiceCore {
     const against = negative === undefined ? {} : { negative };
     return this.#rooms.references.complete(pair, combineEmbeds(parts, combine), {
       precision: this.#config.precision,
+      device: this.#device,
       signal,
       ...against,
     });
@@ -206,13 +210,12 @@ export class IPAdapterServiceCore {
   async project(embeds: IPAdapterEmbeds, options: ProjectOptions = {}): Promise<ProjectedEmbeds> {
     const pair = await this.#pair(options.signal);
     const { precision } = this.#config;
-    return this.#rooms.references.project(pair, embeds, { ...options, precision });
+    return this.#rooms.references.project(pair, embeds, { device: this.#device, ...options, precision });
   }
 
-  /** Moves the service. @throws {InvalidRequestError} for a device that this build cannot run on. */
-  to(device: string): this {
-    if (device !== 'cpu')
-      throw new InvalidRequestError(`This build runs adapters on the CPU; "${device}" is not to be had.`);
+  /** Moves the service: the next run is there, and says so if it cannot be (`DEVICE_UNAVAILABLE`). */
+  to(device: Device): this {
+    this.#device = device;
     return this;
   }
 

@@ -29,6 +29,8 @@ export const ERROR_CODES = {
   // vision
   VISION_FAMILY_UNKNOWN: 'No vision family matches the header of this file.',
   OUTPUT_UNAVAILABLE: 'The model cannot give this output, because of its family or because weights are absent.',
+  QUANTIZATION_REFUSED:
+    'int8 would differ too much from exact arithmetic for this model; the figures are in the message.',
   // adapter
   ADAPTER_UNKNOWN: 'The file is no IP-Adapter that Vision Bridge knows.',
   PAIR_MISMATCH: 'An IP-Adapter and the encoder, features or embeds given with it do not belong together.',
@@ -40,6 +42,8 @@ export const ERROR_CODES = {
   // runtime
   RUNTIME_UNAVAILABLE: 'The inference process ended or cannot be started.',
   RUNTIME_FAILED: 'onnxruntime refused the graph or failed while running it.',
+  DEVICE_UNAVAILABLE: 'The device asked for is not to be had in this build or on this machine.',
+  MEMORY_BUDGET_EXCEEDED: 'The model alone needs more memory than --memory-budget allows.',
   BUSY: 'Too much work is waiting. The same request will succeed later.',
   // server
   PORT_IN_USE: 'Another program listens on this address.',

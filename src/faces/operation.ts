@@ -5,8 +5,9 @@
  */
 import { readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { throwIfAborted } from '../common/abort.js';
 import { BridgeError, ModelFormatError, messageOf } from '../common/errors.js';
-import { Session, type Operation, type OperationContext } from '../runtime/index.js';
+import { nextMessages, Session, singleOperation, type Operation, type OperationCall } from '../runtime/index.js';
 import { elementCount, f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import { alignFace, resizeLinear } from './alignment.js';
 import { decodeDetections, faceArea, type DetectedFace } from './detection.js';
@@ -56,7 +57,7 @@ interface OpenNetwork {
 export function createFacesOperation(): Operation {
   const open = new Map<string, OpenNetwork>();
 
-  const acquire = async (path: string, kind: FaceNetwork['kind'], context: OperationContext): Promise<OpenNetwork> => {
+  const acquire = async (path: string, kind: FaceNetwork['kind'], call: OperationCall): Promise<OpenNetwork> => {
     const key = `${await networkStamp(path)} ${path}`;
     const known = open.get(key);
     if (known !== undefined) return known;
@@ -64,7 +65,7 @@ export function createFacesOperation(): Operation {
     if (network.kind !== kind) {
       throw new ModelFormatError('MODEL_FORMAT_UNSUPPORTED', `${path} is no face ${kind}.`, { details: { path } });
     }
-    context.report({ stage: 'loading', model: path });
+    call.report({ stage: 'loading', model: path });
     for (const [oldest, { session }] of open) {
       if (open.size < MAX_OPEN) break;
       open.delete(oldest);
@@ -76,27 +77,33 @@ export function createFacesOperation(): Operation {
     return fresh;
   };
 
-  return async (payload, context) => {
+  return singleOperation(async (call) => {
     // Both sides of the channel are this program.
-    const request = payload as FacesRequest;
-    const detector = await acquire(request.detector, 'detector', context);
-    const recogniser = await acquire(request.recogniser, 'recogniser', context);
+    const request = call.payload as FacesRequest;
+    const detector = await acquire(request.detector, 'detector', call);
+    const recogniser = await acquire(request.recogniser, 'recogniser', call);
     const [count = 0] = request.images.shape;
     const found: FoundFace[][] = [];
     for (let image = 0; image < count; image += 1) {
-      await context.checkpoint();
+      await checkpoint(call);
       const picture = pictureOf(request.images, image);
       const faces = choose(await detect(detector, picture), request.choice);
       const recognised: FoundFace[] = [];
       for (const face of faces) {
-        await context.checkpoint();
+        await checkpoint(call);
         recognised.push(await recognise(recogniser, picture, face, request.cropSize));
       }
       found.push(recognised);
-      context.report({ stage: 'running', done: image + 1, total: count });
+      call.report({ stage: 'running', done: image + 1, total: count });
     }
     return found satisfies FacesReply;
-  };
+  });
+}
+
+/** Lets messages in, and stops a call that was given up. */
+async function checkpoint({ signal }: OperationCall): Promise<void> {
+  await nextMessages();
+  throwIfAborted(signal);
 }
 
 function choose(faces: readonly DetectedFace[], choice: FaceChoice): readonly DetectedFace[] {

@@ -13,3 +13,5 @@ export {
 } from './preprocess.js';
 export { axisMatrix } from './resample.js';
 export { encodePng } from './encode.js';
+export { checkPixels, upscale, UPSCALE_METHODS } from './upscale.js';
+export { inSlices } from './slices.js';

@@ -1,8 +1,8 @@
 /** VisionBridgeCombineEmbeds: several embeds as one, in the modes of IPAdapter_plus. */
-import { combineEmbeds, COMBINE_MODES, type CombineMode } from '../adapter/index.js';
+import { combineEmbeds, COMBINE_MODES } from '../adapter/index.js';
 import type { NodeDefinition } from '../graph/index.js';
 import { CATEGORY, EMBEDS, embedsInput, MODULE } from './ipadapter-values.js';
-import { textInput } from './values.js';
+import { choiceInput } from './values.js';
 
 const INPUTS = ['embeds1', 'embeds2', 'embeds3', 'embeds4', 'embeds5'];
 
@@ -21,7 +21,7 @@ export function createCombineEmbeds(): NodeDefinition {
     outputs: [{ type: EMBEDS, name: 'embeds' }],
     execute(inputs) {
       const list = INPUTS.filter((name) => inputs[name] !== undefined).map((name) => embedsInput(inputs, name));
-      return { outputs: [combineEmbeds(list, textInput(inputs, 'method') as CombineMode)] };
+      return { outputs: [combineEmbeds(list, choiceInput(inputs, 'method', COMBINE_MODES))] };
     },
   };
 }

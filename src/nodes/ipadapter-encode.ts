@@ -1,5 +1,5 @@
 /** VisionBridgeIPAdapterEncode: reference pictures to embeds, in the inference process. */
-import { COMBINE_MODES, NOISE_KINDS, type CombineMode, type Negative, type NoiseKind } from '../adapter/index.js';
+import { COMBINE_MODES, NOISE_KINDS, type Negative } from '../adapter/index.js';
 import { InvalidRequestError } from '../common/errors.js';
 import type { FaceChoice } from '../faces/index.js';
 import type { NodeDefinition, NodeInputs } from '../graph/index.js';
@@ -14,7 +14,7 @@ import {
   optionalText,
 } from './ipadapter-values.js';
 import type { NodeServices } from './services.js';
-import { imageInput, textInput } from './values.js';
+import { choiceInput, imageInput } from './values.js';
 
 const MAX_TILES = 16;
 const MAX_BLUR = 32;
@@ -72,7 +72,7 @@ export function createIPAdapterEncode({ ipadapter }: NodeServices): NodeDefiniti
         mask: optionalMask(inputs, 'mask'),
       };
       const embeds = await ipadapter.references.encode(pair, [reference], {
-        combine: textInput(inputs, 'combine_embeds') as CombineMode,
+        combine: choiceInput(inputs, 'combine_embeds', COMBINE_MODES),
         negative: negativeOf(inputs),
         tiles: optionalNumber(inputs, 'tiles', 1),
         ratio: optionalNumber(inputs, 'tiles_ratio', 1),
@@ -86,11 +86,12 @@ export function createIPAdapterEncode({ ipadapter }: NodeServices): NodeDefiniti
 
 function negativeOf(inputs: NodeInputs): Negative | undefined {
   const images = inputs['image_negative'] === undefined ? undefined : imageInput(inputs, 'image_negative');
-  const kind = optionalText(inputs, 'noise', NO_NOISE);
-  if (kind === NO_NOISE) return images === undefined ? undefined : { kind: 'images', images };
+  if (optionalText(inputs, 'noise', NO_NOISE) === NO_NOISE)
+    return images === undefined ? undefined : { kind: 'images', images };
+  const kind = choiceInput(inputs, 'noise', NOISE_KINDS);
   const strength = optionalNumber(inputs, 'noise_strength', 1);
   const blur = optionalNumber(inputs, 'noise_blur', 0);
-  return { kind: 'noise', noise: { kind: kind as NoiseKind, strength, blur }, picture: images };
+  return { kind: 'noise', noise: { kind, strength, blur }, picture: images };
 }
 
 function faceOf(inputs: NodeInputs): FaceChoice {

@@ -48,7 +48,7 @@ export function optionalMask(inputs: NodeInputs, name: string): F32Tensor | unde
 
 export function optionalNumber(inputs: NodeInputs, name: string, standard: number): number {
   const value = inputs[name];
-  return typeof value === 'number' ? value : standard;
+  return typeof value === 'number' || typeof value === 'bigint' ? Number(value) : standard;
 }
 
 export function optionalText(inputs: NodeInputs, name: string, standard: string): string {

@@ -2,9 +2,8 @@
 import { readdir, stat } from 'node:fs/promises';
 import { extname, join, relative, sep } from 'node:path';
 import { readEmbeds } from '../adapter/index.js';
-import { BridgeError } from '../common/errors.js';
 import type { NodeDefinition } from '../graph/index.js';
-import { inputFilePath, isInputFile } from './input-files.js';
+import { inputFilePath } from './input-files.js';
 import { CATEGORY, EMBEDS, MODULE } from './ipadapter-values.js';
 import type { NodeServices } from './services.js';
 import { textInput } from './values.js';
@@ -14,11 +13,7 @@ const ENDINGS = new Set(['.safetensors', '.ipadpt']);
 const MAX_LISTED = 10_000;
 
 export function createLoadEmbeds(services: NodeServices): NodeDefinition {
-  const path = (name: string): string => {
-    const found = inputFilePath(services, name);
-    if (found === undefined) throw new BridgeError('PATH_OUTSIDE_FOLDER', `"${name}" leads out of its folder.`);
-    return found;
-  };
+  const path = (name: string): string => inputFilePath(services, name);
   return {
     classType: 'VisionBridgeLoadEmbeds',
     api: 'v1',
@@ -33,7 +28,7 @@ export function createLoadEmbeds(services: NodeServices): NodeDefinition {
       names: ['embeds'],
       check: async (inputs) => {
         const name = textInput(inputs, 'embeds');
-        return (await isInputFile(services, name)) || `Invalid embeds file: ${name}`;
+        return (await isFile(path(name))) || `Invalid embeds file: ${name}`;
       },
     },
     changeToken: async (inputs) => {
@@ -42,6 +37,14 @@ export function createLoadEmbeds(services: NodeServices): NodeDefinition {
     },
     execute: async (inputs) => ({ outputs: [await readEmbeds(path(textInput(inputs, 'embeds')))] }),
   };
+}
+
+async function isFile(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isFile();
+  } catch {
+    return false;
+  }
 }
 
 async function listEmbeds({ directories }: NodeServices): Promise<string[]> {

@@ -3,6 +3,7 @@ import type { RootDatabase } from 'lmdb';
 import type { Logger } from '../common/logger.js';
 import { openEnvironment } from './environment.js';
 import { FeatureStore } from './feature-store.js';
+import { FileHashes } from './file-hashes.js';
 
 export type { FeatureStore, FeatureStoreStats } from './feature-store.js';
 
@@ -17,11 +18,13 @@ export interface StoreOptions {
 /** Owner of the environment; close it last. */
 export class Store implements AsyncDisposable {
   readonly features: FeatureStore;
+  readonly fileHashes: FileHashes;
   readonly #root: RootDatabase;
 
   constructor(root: RootDatabase, maxFeatureBytes: number) {
     this.#root = root;
     this.features = new FeatureStore(root, maxFeatureBytes);
+    this.fileHashes = new FileHashes(root);
   }
 
   /** Waits for writes that are under way. Closing twice is harmless. */

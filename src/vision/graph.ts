@@ -14,15 +14,21 @@ export const PIXEL_VALUES = 'pixel_values';
 /** Names of what goes from step to step: hidden states, f32 `[T, D]` of one picture. */
 export const HIDDEN = 'hidden';
 export const PENULTIMATE = 'penultimate';
+export const NEXT_HIDDEN = 'next_hidden';
 
 /** Hands a graph its weights. */
 export type WeightSource = (g: GraphBuilder) => WeightValues;
 
-/** Builds the whole encoder with these outputs, all of which the model has. */
+/**
+ * Builds the whole encoder with these outputs, all of which the model has.
+ *
+ * @param intermediate The layer whose result is the penultimate hidden states; default: the last but one.
+ */
 export function buildVisionGraph(
   resolved: ResolvedModel,
   source: WeightSource,
   outputs: readonly OutputName[],
+  intermediate = resolved.model.config.layers - 2,
 ): Uint8Array {
   const { model, family } = resolved;
   const { config } = model;
@@ -36,8 +42,15 @@ export function buildVisionGraph(
   for (let i = 0; i < config.layers; i += 1) states.push(family.layer(build, states[i] ?? pixels, i));
   const last = states.at(-1) ?? pixels;
   const all = outputs.includes('all_hidden_states') ? { all: states.slice(1) } : {};
-  addOutputs(build, resolved, { last, penultimate: states.at(-2) ?? last, ...all }, outputs);
+  addOutputs(build, resolved, { last, penultimate: states[intermediate + 1] ?? last, ...all }, outputs);
   return g.build();
+}
+
+interface StepGraph {
+  readonly graph: Uint8Array;
+  readonly inputs: readonly string[];
+  /** Beside its results, a layer gives the largest magnitude of every channel of its norms, by the norm's name: f32 `[D]`. */
+  readonly outputs: readonly string[];
 }
 
 /** Builds one step of the encoder, for one picture: what comes before the layers, a layer, or what comes after them. */
@@ -45,7 +58,7 @@ export function buildStepGraph(
   resolved: ResolvedModel,
   source: WeightSource,
   step: 'embed' | 'head' | number,
-): Uint8Array {
+): StepGraph {
   const { model, family } = resolved;
   const { config } = model;
   const g = new GraphBuilder(`${model.family} ${step}`);
@@ -59,19 +72,23 @@ export function buildStepGraph(
   const rows = ['rows', config.hiddenSize] as const;
   if (step === 'embed') {
     const { pixels, extra } = addInputs(g, resolved);
-    g.output(HIDDEN, family.embed(build, pixels, extra), rows);
-    return g.build();
+    g.output(NEXT_HIDDEN, family.embed(build, pixels, extra), rows);
+    return {
+      graph: g.build(),
+      inputs: [PIXEL_VALUES, ...family.extraInputs.map(({ name }) => name)],
+      outputs: [NEXT_HIDDEN],
+    };
   }
   const hidden = g.input(HIDDEN, 'F32', rows);
   if (step === 'head') {
     const penultimate = g.input(PENULTIMATE, 'F32', rows);
     const outputs = model.outputs.filter((output) => output !== 'all_hidden_states' && output !== 'mm_projected');
     addOutputs(build, resolved, { last: hidden, penultimate }, outputs);
-    return g.build();
+    return { graph: g.build(), inputs: [HIDDEN, PENULTIMATE], outputs };
   }
-  g.output(HIDDEN, family.layer(build, hidden, step), rows);
+  g.output(NEXT_HIDDEN, family.layer(build, hidden, step), rows);
   for (const { norm, largest } of observed) g.output(norm, largest, [config.hiddenSize]);
-  return g.build();
+  return { graph: g.build(), inputs: [HIDDEN], outputs: [NEXT_HIDDEN, ...observed.map(({ norm }) => norm)] };
 }
 
 function addInputs(g: GraphBuilder, { model, family }: ResolvedModel): { pixels: Value; extra: Value[] } {

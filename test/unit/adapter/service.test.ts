@@ -148,9 +148,10 @@ describe('IPAdapterService', () => {
     expect(error.message).toContain('to_k_ip');
   });
 
-  it('runs on the CPU only, and says so', () => {
-    expect(() => serviceOf({ device: 'cuda' })).toThrow(/cuda/);
-    expect(serviceOf().to('cpu')).toBeInstanceOf(IPAdapterServiceCore);
+  it('says so when it is moved to a device that is not there', async () => {
+    const service = serviceOf({ adapter: 'x.safetensors' }).to('cuda');
+    expect((await failure(service.extractFeatures(picture(1)))).code).toBe('DEVICE_UNAVAILABLE');
+    expect((await service.to('cpu').extractFeatures(picture(1))).image?.shape).toEqual([1, 36]);
   });
 });
 

@@ -17,7 +17,7 @@ export function inspectCommand(): Command {
     .description('tell what IP-Adapters are, by content, and which encoder each wants')
     .argument('[adapter...]', 'names of the ipadapter folder, or paths; default: all of the folder')
     .option('--json', 'one JSON document');
-  addFlags(command, ['folders']);
+  addFlags(command, ['folders', 'engine']);
   return command.action(async (names: string[], flags: { readonly json?: boolean }) => {
     await using rooms = await openAdapterRooms(command, createLogger('warn'));
     const source = rooms.ipadapter.folders.adapters;

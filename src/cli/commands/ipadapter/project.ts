@@ -63,7 +63,7 @@ export function projectCommand(): Command {
     .option('--save-embeds <file>', 'write the embeds into a .safetensors file')
     .option('--out <file>', 'write the tokens into a .safetensors file')
     .option('--json', 'one JSON document');
-  addFlags(command, ['folders']);
+  addFlags(command, ['folders', 'engine']);
   return command.action(async (images: string[], flags: ProjectFlags) => {
     if ((images.length === 0) === (flags.embeds === undefined))
       throw new InvalidRequestError('Give pictures, or --embeds FILE: one of the two.');

@@ -3,11 +3,10 @@ import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { findEncoder, openFacePack, type AdapterPair, type ModelSource } from '../../../adapter/index.js';
-import { createIPAdapterServices, openFolders } from '../../../bridge.js';
+import { createIPAdapterServices, dataDirectoryOf, openFolders, visionOptionsOf } from '../../../bridge.js';
 import type { Logger } from '../../../common/logger.js';
-import { InferenceProcess } from '../../../runtime/index.js';
-import { VisionEngine } from '../../../vision/index.js';
-import { INFERENCE_PROCESS_ENTRY } from '../../../workers/index.js';
+import { createVisionServices } from '../../../vision-services.js';
+import type { VisionEngine } from '../../../vision/index.js';
 import { configOf } from '../../options.js';
 
 export type AdapterServices = ReturnType<typeof createIPAdapterServices>;
@@ -19,19 +18,19 @@ export interface AdapterRooms extends AsyncDisposable {
 
 /** Starts nothing yet: the inference process begins with the first encode. */
 export async function openAdapterRooms(command: Command, logger: Logger): Promise<AdapterRooms> {
-  const { paths } = await openFolders(configOf(command), logger);
-  const inference = new InferenceProcess({
-    entry: INFERENCE_PROCESS_ENTRY,
-    idleReleaseMs: 60_000,
-    maxPendingCalls: 8,
+  const config = configOf(command);
+  const { paths } = await openFolders(config, logger);
+  const services = createVisionServices({
+    ...visionOptionsOf(config),
+    dataDirectory: dataDirectoryOf(config),
     logger,
   });
-  const vision = new VisionEngine(inference);
+  const { engine: vision, inference } = services;
   return {
     vision,
     ipadapter: createIPAdapterServices(inference, vision, paths),
     async [Symbol.asyncDispose]() {
-      await inference[Symbol.asyncDispose]();
+      await services[Symbol.asyncDispose]();
       await paths[Symbol.asyncDispose]();
     },
   };
