@@ -10,7 +10,6 @@ import {
   type VisionModel,
 } from '../vision/index.js';
 import type { EncoderNeed } from './model.js';
-import { MAX_TILES, mergeTiles, mixTiles, splitTiles } from './tiles.js';
 
 export interface PictureOptions {
   readonly output: EncoderNeed['output'];
@@ -35,20 +34,15 @@ export async function encodePictures(
   images: VisionInput,
   { output, precision = 'comfy', device, tiles = 1, ratio = 1, signal }: PictureOptions,
 ): Promise<F32Tensor> {
-  const encode = async (input: VisionInput): Promise<F32Tensor> => {
-    const features = (
-      await vision.encode(model, input, {
-        outputs: [output],
-        precision,
-        signal,
-        ...(device === undefined ? {} : { device }),
-      })
-    )[OUTPUT_FIELDS[output]];
-    if (features === undefined) throw new BridgeError('INTERNAL', `the encoder gave no ${output}`);
-    return features;
+  const isTiled = tiles > 1 && !('pixelValues' in images);
+  const options = {
+    outputs: [output],
+    precision,
+    signal,
+    ...(device === undefined ? {} : { device }),
+    ...(isTiled ? { tiles, tilesRatio: ratio } : {}),
   };
-  const whole = await encode(images);
-  const count = Math.min(MAX_TILES, Math.floor(tiles));
-  if (count < 2 || 'pixelValues' in images) return whole;
-  return mixTiles(whole, mergeTiles(await encode(splitTiles(images, count)), count), ratio);
+  const features = (await vision.encode(model, images, options))[OUTPUT_FIELDS[output]];
+  if (features === undefined) throw new BridgeError('INTERNAL', `the encoder gave no ${output}`);
+  return features;
 }

@@ -195,6 +195,9 @@ export class ReferenceEncoder {
       const key = isAlone ? `alone ${i}` : `${images.dtype} ${images.shape.slice(1).join()}`;
       groups.set(key, [...(groups.get(key) ?? []), i]);
     });
+    // One picture alone becomes a batch of two, itself and its tiles; of several, each is mixed with its tiles.
+    const total = references.reduce((sum, { images }) => sum + (images.shape[0] ?? 0), 0);
+    const isMixed = (tiles ?? 1) > 1 && total > 1;
     for (const members of groups.values()) {
       const pictures = members.map((i) => references[i]?.images).filter((images) => images !== undefined);
       const mask = references[members[0] ?? 0]?.mask;
@@ -213,7 +216,8 @@ export class ReferenceEncoder {
       let first = 0;
       for (const [place, i] of members.entries()) {
         const rows = members.length === 1 ? (features.shape[0] ?? 0) : (pictures[place]?.shape[0] ?? 0);
-        results[i] = sliceRows(features, first, rows);
+        const own = sliceRows(features, first, rows);
+        results[i] = isMixed && pictures[place]?.shape[0] === 1 ? mixPair(own, ratio ?? 1) : own;
         first += rows;
       }
     }
@@ -339,6 +343,13 @@ function stackFeatures(list: readonly AdapterFeatures[]): AdapterFeatures {
     ...(images.length === 0 ? {} : { image: joinBatch(images) }),
     ...(faces.length === 0 ? {} : { face: joinBatch(faces) }),
   };
+}
+
+/** [ratio · whole, tiles] as ratio · whole + (1 - ratio) · tiles. */
+function mixPair({ shape, data }: F32Tensor, ratio: number): F32Tensor {
+  const half = data.length / 2;
+  const mixed = data.subarray(0, half).map((value, i) => value + (1 - ratio) * (data[half + i] ?? 0));
+  return f32Tensor([1, ...shape.slice(1)], mixed);
 }
 
 function sliceRows({ shape, data }: F32Tensor, first: number, rows: number): F32Tensor {

@@ -6,15 +6,10 @@
 import { isAbsolute } from 'node:path';
 import { InvalidRequestError, ModelNotFoundError } from '../common/errors.js';
 import type { FaceChoice, FaceEngine, FaceModel } from '../faces/index.js';
+import { readImageInput, type ImageInput } from '../image/index.js';
 import type { Device } from '../runtime/index.js';
 import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
-import {
-  readImageInput,
-  type ImageInput,
-  type Precision,
-  type VisionEngine,
-  type VisionModel,
-} from '../vision/index.js';
+import type { Precision, VisionEngine, VisionModel } from '../vision/index.js';
 import { COMBINE_MODES, type CombineMode } from './combine.js';
 import { combineEmbeds, weighEmbeds, type IPAdapterEmbeds } from './embeds.js';
 import type { AdapterEngine, AdapterFeatures, ProjectOptions } from './engine.js';

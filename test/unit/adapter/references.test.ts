@@ -180,6 +180,18 @@ describe('references', () => {
     expect(await noisy(0.5)).not.toEqual(await noisy(1));
   });
 
+  it('in tiles are two rows where there is one picture, and mixed where there are several', async () => {
+    const pair = { adapter: await open('plus.safetensors'), encoder };
+    const [one, two] = [randomPicture(1), randomPicture(2)];
+    const tiled = { tiles: 2, ratio: 0.6 };
+    const alone = (await references.encode(pair, [{ images: one }], tiled)).cond.image;
+    expect(alone?.shape).toEqual([2, 257, 48]);
+    const batch = f32Tensor([2, 60, 70, 3], Float32Array.from([...one.data, ...two.data]));
+    const together = (await references.encode(pair, [{ images: batch }], tiled)).cond.image ?? batch;
+    const apart = (await references.encode(pair, [{ images: one }, { images: two }], tiled)).cond.image;
+    expect(maxAbsDiff(apart, together)).toBeLessThan(1e-5);
+  });
+
   it('need an encoder that fits: the error says which', async () => {
     const other = await vision.open(await tree.folders.encoders.resolve('b.safetensors'));
     const adapter = await open('base.safetensors');

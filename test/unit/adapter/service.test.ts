@@ -56,7 +56,7 @@ function serviceOf(config: IPAdapterConfig = {}, of: AdapterTree = tree): IPAdap
 function picture(seed: number): ReferenceImage {
   const random = seededRandom(seed);
   const data = Uint8Array.from({ length: 40 * 50 * 3 }, () => random() * 256);
-  return new ReferenceImage({ kind: 'u8-hwc', data, height: 40, width: 50, channels: 3 });
+  return new ReferenceImage({ kind: 'u8-hwc', data, shape: [40, 50, 3] });
 }
 
 async function failure(promise: Promise<unknown>): Promise<BridgeError> {
@@ -114,7 +114,7 @@ describe('IPAdapterService', () => {
   it('finds faces for adapters that want them', async () => {
     const service = serviceOf({ adapter: 'plusv2/z.safetensors' });
     const { data } = squares(640, 640, [{ x: 320, y: 320, side: 16, color: [255, 0, 0] }]);
-    const reference = new ReferenceImage({ kind: 'u8-hwc', data, height: 640, width: 640, channels: 3 });
+    const reference = new ReferenceImage({ kind: 'u8-hwc', data, shape: [640, 640, 3] });
     const features = await service.extractFeatures(reference);
     expect(features.face?.shape).toEqual([1, 1, 32]);
     expect(service.adapter?.variant).toBe('faceid_plus_v2');

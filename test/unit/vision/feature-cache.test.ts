@@ -105,13 +105,13 @@ describe('kept features', () => {
         .png()
         .toBuffer(),
     );
-    const first = await started.engine.encodeFile(model, png);
+    const first = await started.engine.encodeImage(model, { kind: 'encoded', bytes: png });
     while ((await stats(started)).entries < 7) await new Promise(setImmediate); // 3 + 3 + the file's own entry
     const before = await stats(started);
-    expect(await started.engine.encodeFile(model, png)).toEqual(first);
+    expect(await started.engine.encodeImage(model, { kind: 'encoded', bytes: png })).toEqual(first);
     expect((await stats(started)).hits).toBe(before.hits + 4);
     // Another crop is another picture.
-    await started.engine.encodeFile(model, png, { crop: 'none' });
+    await started.engine.encodeImage(model, { kind: 'encoded', bytes: png }, { crop: 'none' });
     expect((await stats(started)).misses).toBeGreaterThan(before.misses);
   });
 
