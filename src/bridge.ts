@@ -3,18 +3,21 @@
  */
 import { mkdir, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import { AdapterEngine, ReferenceEncoder } from './adapter/index.js';
 import { cacheDirectory } from './common/environment.js';
 import { BridgeError } from './common/errors.js';
 import type { Logger } from './common/logger.js';
 import type { BridgeConfig } from './config.js';
+import { FaceEngine } from './faces/index.js';
 import { PromptQueue, type NodeTable } from './graph/index.js';
 import {
+  adapterFolders,
   detectComfyUIInstallation,
   isComfyUIInstallation,
   notFound,
   type ComfyUIInstallation,
 } from './library/index.js';
-import { createNodes } from './nodes/index.js';
+import { createNodes, type IPAdapterServices } from './nodes/index.js';
 import { FolderPaths, type FileArea, type PathsChange } from './paths/index.js';
 import type { InferenceProcess } from './runtime/index.js';
 import { askRunningComfyUI, type RunningComfyUI } from './upstream/index.js';
@@ -30,6 +33,7 @@ export interface Bridge extends AsyncDisposable {
   readonly directories: Readonly<Record<FileArea | 'data', string>>;
   readonly inference: InferenceProcess;
   readonly vision: VisionEngine;
+  readonly ipadapter: IPAdapterServices;
   readonly nodes: NodeTable;
   readonly queue: PromptQueue;
 }
@@ -72,10 +76,11 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
 
   const services = createVisionServices({ ...visionOptionsOf(config), dataDirectory: data, logger });
   const { engine: vision, inference } = services;
+  const ipadapter = createIPAdapterServices(inference, vision, paths);
   await paths.watch((change) => {
     reportChange(change, logger);
   });
-  const nodes = createNodes({ paths, directories, vision, disableMetadata: config.disableMetadata });
+  const nodes = createNodes({ paths, directories, vision, ipadapter, disableMetadata: config.disableMetadata });
   const queue = new PromptQueue({ table: nodes, logger });
   return {
     config,
@@ -85,6 +90,7 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
     directories,
     inference,
     vision,
+    ipadapter,
     nodes,
     queue,
     async [Symbol.asyncDispose]() {
@@ -94,6 +100,18 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
       await rm(ownTemp, { recursive: true, force: true });
     },
   };
+}
+
+/** IP-Adapters over the user's folders; the command line and the library build them the same way. */
+export function createIPAdapterServices(
+  inference: InferenceProcess,
+  vision: VisionEngine,
+  paths: FolderPaths,
+): IPAdapterServices {
+  const adapters = new AdapterEngine(inference);
+  const faces = new FaceEngine(inference);
+  const references = new ReferenceEncoder(adapters, vision, faces);
+  return { adapters, faces, references, folders: adapterFolders(paths) };
 }
 
 /** Where Vision Bridge keeps what is its own. */

@@ -4,6 +4,7 @@ import type { Bridge } from '../../bridge.js';
 import { registerBridgeRoutes } from './bridge.js';
 import { registerEncodeRoute } from './encode.js';
 import { registerFileRoutes } from './files.js';
+import { registerIPAdapterRoutes } from './ipadapter.js';
 import { registerModelRoutes } from './models.js';
 import { registerPromptRoutes } from './prompt.js';
 import { registerSystemRoutes } from './system.js';
@@ -17,4 +18,5 @@ export function registerRoutes(app: FastifyInstance, bridge: Bridge): void {
   }
   registerBridgeRoutes(app, bridge);
   registerEncodeRoute(app, bridge);
+  registerIPAdapterRoutes(app, bridge);
 }
