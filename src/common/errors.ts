@@ -15,6 +15,8 @@ export const ERROR_CODES = {
   MODEL_UNREADABLE: 'A model file cannot be opened or read.',
   MODEL_FORMAT_UNSUPPORTED: 'The file is no model container that Vision Bridge reads.',
   SAFETENSORS_INVALID: 'A safetensors header is malformed, absurd, or does not fit the file (truncated download).',
+  GGUF_INVALID: 'A GGUF file is malformed, or ends inside its header.',
+  ONNX_INVALID: 'An ONNX file is malformed, or ends inside its graph.',
   TENSOR_MISSING: 'The file lacks a tensor that the model needs.',
   TENSOR_INVALID: 'A tensor has another shape or dtype than the model needs.',
   // paths

@@ -2,3 +2,9 @@
 export { stampKey, type ModelHeader, type TensorInfo } from './model-header.js';
 export { readSafetensorsHeader, readTensor } from './safetensors/file.js';
 export { parseSafetensors, serializeSafetensors } from './safetensors/memory.js';
+export { ByteSource } from './byte-source.js';
+export { readGgufHeader, type GgufHeader } from './gguf/header.js';
+export { readOnnxMetadata, type OnnxMetadata } from './onnx/metadata.js';
+export { headerLength } from './safetensors/header.js';
+export { HeaderScanner } from './safetensors/scan.js';
+export { TensorTable, type DtypeShare } from './tensor-table.js';

@@ -1,0 +1,3 @@
+/** Door of registry/: what the user's model files are. */
+export { hashModel } from './hashes.js';
+export { ModelReader } from './read-model.js';
