@@ -48,6 +48,7 @@ const MAX_PROBES = 64;
 /** Tables that are remembered: a folder rarely holds more kinds side by side. */
 const MAX_LAYOUTS = 64;
 const MAX_LAYOUT_BYTES = 16 * 2 ** 20;
+const MAX_SIGHTINGS = 4096;
 /** Enough of a table's end to tell ranks apart: the last offsets are there. */
 const FINGERPRINT_BYTES = 64;
 
@@ -65,6 +66,7 @@ export class HeaderScanner<T> {
   /** Least recently used first. */
   readonly #layouts = new Map<string, Layout<T>>();
   #layoutBytes = 0;
+  readonly #sightings = new Set<string>();
 
   /** @param digest Pure: called once per distinct table. The table is valid during the call; offsets count from the first data byte. */
   constructor(digest: (table: TensorTable) => T) {
@@ -94,7 +96,7 @@ export class HeaderScanner<T> {
   }
 
   /** The layout of these bytes; undefined where the careful reader must look, or the data has another length. */
-  #layoutOf(bytes: Buffer, dataBytes: number): Layout<T> | undefined {
+  #layoutOf(bytes: Buffer, dataBytes: number): Omit<Layout<T>, 'bytes'> | undefined {
     const key = `${bytes.length}:${bytes.toString('latin1', Math.max(0, bytes.length - FINGERPRINT_BYTES))}`;
     const known = this.#layouts.get(key);
     if (known?.bytes.equals(bytes) === true) {
@@ -104,7 +106,14 @@ export class HeaderScanner<T> {
     }
     const table = this.#reader.read(bytes);
     if (table === undefined || this.#reader.dataBytes !== dataBytes) return undefined;
-    const layout = { bytes: Buffer.from(bytes), digest: this.#digest(table), dataBytes };
+    const digest = this.#digest(table);
+    // Remembered when it comes a second time: most tables that come once never come again.
+    if (!this.#sightings.delete(key)) {
+      if (this.#sightings.size >= MAX_SIGHTINGS) this.#sightings.clear();
+      this.#sightings.add(key);
+      return { digest, dataBytes };
+    }
+    const layout = { bytes: Buffer.from(bytes), digest, dataBytes };
     this.#forget(key);
     this.#layouts.set(key, layout);
     this.#layoutBytes += bytes.length;

@@ -113,14 +113,9 @@ function describeFlux(keys: Keys): Found {
       : { baseModel: 'chroma' };
   }
   if (!keys.has('guidance_in.in_layer.weight')) return { baseModel: 'flux-schnell' };
-  switch (keys.side('img_in.weight', 1)) {
-    case 384:
-      return { baseModel: 'flux-fill', variant: 'inpaint' };
-    case 128:
-      return { baseModel: 'flux-dev', variant: 'control' };
-    default:
-      return { baseModel: 'flux-dev' };
-  }
+  const columns = keys.side('img_in.weight', 1);
+  if (columns === 384) return { baseModel: 'flux-fill', variant: 'inpaint' };
+  return { baseModel: 'flux-dev', ...(columns === 128 ? { variant: 'control' } : {}) };
 }
 
 function describeWan(keys: Keys): Found {

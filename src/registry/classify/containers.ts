@@ -83,7 +83,7 @@ const FACE_SIDE = 112;
 const FACE_VECTOR = 512;
 
 export function describeOnnx({ inputs, outputs, properties, table }: OnnxMetadata): ModelReading {
-  const { kind: _kind, baseModel: _base, ...counted } = classifyTable(table);
+  const { tensorCount, parameterCount, dtypes } = classifyTable(table);
   const weights = new Set<string>();
   for (let i = 0; i < table.count; i += 1) weights.add(table.name(i));
   // Older exporters list weights among the inputs.
@@ -96,5 +96,9 @@ export function describeOnnx({ inputs, outputs, properties, table }: OnnxMetadat
     : isDetection
       ? { kind: 'face_model' as const, architecture: 'scrfd' }
       : {};
-  return { status: 'ok', format: 'onnx', facts: joinFacts({ ...counted, ...face }, readMetadataFacts(properties)) };
+  return {
+    status: 'ok',
+    format: 'onnx',
+    facts: joinFacts({ tensorCount, parameterCount, dtypes, ...face }, readMetadataFacts(properties)),
+  };
 }

@@ -120,7 +120,7 @@ function countTags(frequencies: Readonly<Record<string, unknown>>): (readonly [s
 }
 
 function compareCodePoints(a: string, b: string): number {
-  const [x, y] = [[...a], [...b]];
+  const [x, y] = [Array.from(a), Array.from(b)];
   for (let i = 0; i < Math.min(x.length, y.length); i += 1) {
     const difference = (x[i]?.codePointAt(0) ?? 0) - (y[i]?.codePointAt(0) ?? 0);
     if (difference !== 0) return difference;
@@ -187,9 +187,13 @@ export function baseFamily(base: string): string {
   );
 }
 
+function withoutAlphaTensor(table: TableFacts): Omit<TableFacts, 'alphaTensor'> {
+  return Object.fromEntries(Object.entries(table).filter(([name]) => name !== 'alphaTensor')) as unknown as TableFacts;
+}
+
 /** Tensors first; the metadata fills what they leave open, and a contradiction is a warning. */
 export function joinFacts(table: TableFacts, metadata: MetadataFacts, alpha?: number): ModelFacts {
-  const { alphaTensor: _alphaTensor, ...facts } = table;
+  const facts = withoutAlphaTensor(table);
   const { networkAlpha, networkModule, algorithm, baseModel: claimed, ...told } = metadata;
   const warnings = [...(facts.warnings ?? [])];
   const takesClaim = facts.kind === 'lora' || facts.kind === 'embedding' || facts.kind === 'controlnet';
