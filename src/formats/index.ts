@@ -3,3 +3,4 @@ export { stampKey, type ModelHeader, type TensorInfo } from './model-header.js';
 export { readSafetensorsHeader, readTensor } from './safetensors/file.js';
 export { parseSafetensors, serializeSafetensors } from './safetensors/memory.js';
 export { SafetensorsWriter, type TensorPlan } from './safetensors/writer.js';
+export { inspectPickle, readTorchHeader, type PickleInspection } from './torch/file.js';
