@@ -17,6 +17,7 @@ const LAYERS = [
   ['nodes'],
   ['config.ts'],
   ['workers'],
+  ['vision-services.ts'],
   ['bridge.ts'],
   ['server'],
   ['cli', 'index.ts'],

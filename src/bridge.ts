@@ -16,10 +16,10 @@ import {
 } from './library/index.js';
 import { createNodes } from './nodes/index.js';
 import { FolderPaths, type FileArea, type PathsChange } from './paths/index.js';
-import { InferenceProcess } from './runtime/index.js';
+import type { InferenceProcess } from './runtime/index.js';
 import { askRunningComfyUI, type RunningComfyUI } from './upstream/index.js';
-import { VisionEngine } from './vision/index.js';
-import { INFERENCE_PROCESS_ENTRY } from './workers/index.js';
+import { createVisionServices, type VisionServicesOptions } from './vision-services.js';
+import type { VisionEngine } from './vision/index.js';
 
 export interface Bridge extends AsyncDisposable {
   readonly config: BridgeConfig;
@@ -36,6 +36,7 @@ export interface Bridge extends AsyncDisposable {
 
 /** Encodes that may wait for the inference process. */
 const MAX_PENDING_ENCODES = 256;
+const GIGABYTE = 1e9;
 
 /**
  * Finds the user's folders and starts nothing yet: the inference process begins with the first encode.
@@ -57,7 +58,7 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
     );
   }
 
-  const data = resolve(config.dataDirectory ?? join(cacheDirectory(), 'vision-bridge'));
+  const data = dataDirectoryOf(config);
   // Free ports differ from run to run; the process id keeps two such servers apart.
   const ownTemp = join(data, `temp-${config.port === 0 ? `p${process.pid}` : config.port}`);
   const directories = {
@@ -69,13 +70,8 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
   await rm(ownTemp, { recursive: true, force: true });
   await mkdir(directories.temp, { recursive: true });
 
-  const inference = new InferenceProcess({
-    entry: INFERENCE_PROCESS_ENTRY,
-    idleReleaseMs: config.idleRelease * 1000,
-    maxPendingCalls: MAX_PENDING_ENCODES,
-    logger,
-  });
-  const vision = new VisionEngine(inference);
+  const services = createVisionServices({ ...visionOptionsOf(config), dataDirectory: data, logger });
+  const { engine: vision, inference } = services;
   await paths.watch((change) => {
     reportChange(change, logger);
   });
@@ -93,10 +89,26 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
     queue,
     async [Symbol.asyncDispose]() {
       await queue[Symbol.asyncDispose]();
-      await inference[Symbol.asyncDispose]();
+      await services[Symbol.asyncDispose]();
       await paths[Symbol.asyncDispose]();
       await rm(ownTemp, { recursive: true, force: true });
     },
+  };
+}
+
+/** Where Vision Bridge keeps what is its own. */
+export function dataDirectoryOf({ dataDirectory }: { readonly dataDirectory?: string | undefined }): string {
+  return resolve(dataDirectory ?? join(cacheDirectory(), 'vision-bridge'));
+}
+
+/** What the engine's flags say, for all who compose it. */
+export function visionOptionsOf(config: BridgeConfig): Omit<VisionServicesOptions, 'dataDirectory' | 'logger'> {
+  return {
+    maxFeatureBytes: config.featureStore ? config.featureStoreSize * GIGABYTE : 0,
+    idleReleaseMs: config.idleRelease * 1000,
+    maxPendingCalls: MAX_PENDING_ENCODES,
+    device: config.device,
+    ...(config.memoryBudget === undefined ? {} : { memoryBudgetBytes: config.memoryBudget * GIGABYTE }),
   };
 }
 

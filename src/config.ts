@@ -6,10 +6,12 @@
  */
 import { z } from 'zod';
 import { InvalidRequestError } from './common/errors.js';
+import { DEVICES } from './runtime/index.js';
 
 const DEFAULT_PORT = 8189; // ComfyUI itself is on 8188
 const DEFAULT_MAX_UPLOAD_MB = 100; // ComfyUI's --max-upload-size
 const DEFAULT_IDLE_RELEASE_S = 300;
+const DEFAULT_FEATURE_STORE_GB = 2;
 
 type FlagGroup = 'folders' | 'server' | 'engine';
 
@@ -117,6 +119,25 @@ export const FLAGS: readonly Flag[] = [
     description: 'End the inference process, and free its memory, after this time without work',
     defaultText: String(DEFAULT_IDLE_RELEASE_S),
   },
+  {
+    group: 'engine',
+    usage: '--device <name>',
+    description: 'Where encoders run: cpu, cuda, dml, coreml, webgpu, or auto for the first of these that works',
+    defaultText: 'cpu',
+  },
+  {
+    group: 'engine',
+    usage: '--memory-budget <gigabytes>',
+    description: 'What all encoders in memory may take together; the least recently used goes first',
+    defaultText: "half of the machine's, which a single model may exceed",
+  },
+  {
+    group: 'engine',
+    usage: '--feature-store-size <gigabytes>',
+    description: 'Bound of the features that are kept on disk; the least recently used go first',
+    defaultText: String(DEFAULT_FEATURE_STORE_GB),
+  },
+  { group: 'engine', usage: '--no-feature-store', description: 'Keep no features' },
 ];
 
 const text = z.string().min(1);
@@ -141,6 +162,10 @@ const configSchema = z.object({
   tlsCertfile: text.optional(),
   disableMetadata: z.boolean().default(false),
   logLevel: z.enum(['error', 'warn', 'info', 'debug']).default('info'),
+  device: z.enum(DEVICES).default('cpu'),
+  memoryBudget: z.coerce.number().positive().max(100_000).optional(),
+  featureStoreSize: z.coerce.number().positive().max(50).default(DEFAULT_FEATURE_STORE_GB),
+  featureStore: z.boolean().default(true),
   idleRelease: z.coerce.number().min(1).max(1_000_000).default(DEFAULT_IDLE_RELEASE_S),
 });
 

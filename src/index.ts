@@ -3,12 +3,12 @@
  *
  * Nothing runs at import time. An encoder owns an inference process: dispose it (`await using`) when done.
  */
+import { dataDirectoryOf } from './bridge.js';
 import { silentLogger, type Logger } from './common/logger.js';
 import { ModelNotFoundError } from './common/errors.js';
 import { ComfyUIPathResolver } from './library/index.js';
-import { InferenceProcess } from './runtime/index.js';
-import { CLIPVisionEncoderCore, VisionEngine, type EncoderOptions } from './vision/index.js';
-import { INFERENCE_PROCESS_ENTRY } from './workers/index.js';
+import { createVisionServices } from './vision-services.js';
+import { CLIPVisionEncoderCore, type EncoderOptions } from './vision/index.js';
 
 export {
   BridgeError,
@@ -35,9 +35,14 @@ export type {
 
 const IDLE_RELEASE_MS = 300_000;
 const MAX_PENDING_CALLS = 256;
+const MAX_FEATURE_BYTES = 2e9;
 
 export interface PretrainedOptions extends EncoderOptions {
   readonly logger?: Logger;
+  /** Keep features on disk and look there first. Default true. */
+  readonly featureStore?: boolean;
+  /** Folder of the features and of int8 weights; default: the platform's cache folder + `/vision-bridge`. */
+  readonly dataDirectory?: string;
 }
 
 /** A CLIP vision encoder over a user's own file. */
@@ -47,17 +52,15 @@ export class CLIPVisionEncoder extends CLIPVisionEncoderCore {
    *
    * @throws {ModelFormatError} `VISION_FAMILY_UNKNOWN` and its kin when the file is none.
    */
-  static async fromPretrained(
-    path: string,
-    { precision = 'comfy', logger = silentLogger }: PretrainedOptions = {},
-  ): Promise<CLIPVisionEncoder> {
-    const inference = new InferenceProcess({
-      entry: INFERENCE_PROCESS_ENTRY,
+  static async fromPretrained(path: string, options: PretrainedOptions = {}): Promise<CLIPVisionEncoder> {
+    const services = createVisionServices({
+      dataDirectory: dataDirectoryOf(options),
+      maxFeatureBytes: options.featureStore === false ? 0 : MAX_FEATURE_BYTES,
       idleReleaseMs: IDLE_RELEASE_MS,
       maxPendingCalls: MAX_PENDING_CALLS,
-      logger,
+      logger: options.logger ?? silentLogger,
     });
-    return new CLIPVisionEncoder(await new VisionEngine(inference).open(path), inference, precision);
+    return new CLIPVisionEncoder(await services.engine.open(path), services, options);
   }
 }
 

@@ -17,6 +17,9 @@ export const ERROR_CODES = {
   SAFETENSORS_INVALID: 'A safetensors header is malformed, absurd, or does not fit the file (truncated download).',
   GGUF_INVALID: 'A GGUF file is malformed, or ends inside its header.',
   ONNX_INVALID: 'An ONNX file is malformed, or ends inside its graph.',
+  TORCH_INVALID: 'A PyTorch file is malformed, absurd, or does not fit its own table (truncated download).',
+  PICKLE_REFUSED: 'A pickle asks Python for something other than tensors. It is never executed.',
+  SHARDS_INVALID: 'An index of a model in several files is malformed, or its files are missing or others.',
   TENSOR_MISSING: 'The file lacks a tensor that the model needs.',
   TENSOR_INVALID: 'A tensor has another shape or dtype than the model needs.',
   // paths
@@ -31,11 +34,15 @@ export const ERROR_CODES = {
   // vision
   VISION_FAMILY_UNKNOWN: 'No vision family matches the header of this file.',
   OUTPUT_UNAVAILABLE: 'The model cannot give this output, because of its family or because weights are absent.',
+  QUANTIZATION_REFUSED:
+    'int8 would differ too much from exact arithmetic for this model; the figures are in the message.',
   // upstream
   UPSTREAM_UNAVAILABLE: 'The running ComfyUI does not answer, or its folders are not on this machine.',
   // runtime
   RUNTIME_UNAVAILABLE: 'The inference process ended or cannot be started.',
   RUNTIME_FAILED: 'onnxruntime refused the graph or failed while running it.',
+  DEVICE_UNAVAILABLE: 'The device asked for is not to be had in this build or on this machine.',
+  MEMORY_BUDGET_EXCEEDED: 'The model alone needs more memory than --memory-budget allows.',
   BUSY: 'Too much work is waiting. The same request will succeed later.',
   // server
   PORT_IN_USE: 'Another program listens on this address.',

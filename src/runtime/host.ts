@@ -1,61 +1,149 @@
 /**
- * The inference process, seen from inside: answers calls one after the other.
+ * The inference process, seen from inside: answers calls in their order.
  *
- * Operations are handed in; this file knows how calls are ordered, cancelled and answered. A run blocks this process, so
- * messages are looked at between units of work: operations call `context.checkpoint()` there.
+ * Operations are handed in; this file knows how calls are ordered, gathered, cancelled and answered. A run blocks this
+ * process, so messages are looked at between units of work: operations await `nextMessages()` there. Calls that wait
+ * together and agree in their key are handed to their operation together; every one is answered on its own.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { throwIfAborted } from '../common/abort.js';
+import { cancelledError } from '../common/abort.js';
 import { BridgeError } from '../common/errors.js';
 import { toWireError, type Progress, type ToChild, type ToParent } from './messages.js';
 
-export interface OperationContext {
-  /** Lets messages in, and throws CANCELLED when the call was given up. */
-  checkpoint(): Promise<void>;
+/** One call as its operation sees it. Settled once; what comes after that is ignored. */
+export interface OperationCall {
+  readonly payload: unknown;
+  /** Aborted when the caller gave up; the call is answered then already. */
+  readonly signal: AbortSignal;
   report(progress: Progress): void;
+  resolve(value: unknown): void;
+  reject(error: unknown): void;
 }
 
-export type Operation = (payload: unknown, context: OperationContext) => Promise<unknown>;
+export interface Operation {
+  /** Calls of one key may be run together. */
+  keyOf(payload: unknown): string;
+  /** Works on calls of one key, the oldest first. What it throws is the answer to all that it has not settled. */
+  run(calls: readonly OperationCall[]): Promise<void>;
+}
+
+/** Calls that are run together at most: it bounds what is held for them, and how long another model waits. */
+const MAX_CALLS_OF_A_ROUND = 64;
+
+/** Lets messages in: new calls, and calls that are given up. */
+export async function nextMessages(): Promise<void> {
+  await nextTurn();
+}
+
+/** An operation that works on one call at a time. */
+export function singleOperation(work: (call: OperationCall) => Promise<unknown>): Operation {
+  let count = 0;
+  return {
+    keyOf() {
+      count += 1;
+      return String(count);
+    },
+    async run(calls) {
+      for (const call of calls) call.resolve(await work(call));
+    },
+  };
+}
+
+interface Waiting {
+  readonly operation: Operation;
+  readonly key: string;
+  readonly call: OperationCall & { readonly isSettled: boolean };
+}
 
 /** Serves operations to the parent until it disconnects. Called once, by the entry in workers/. */
 export function serveOperations(operations: Readonly<Record<string, Operation>>): void {
   const cancellations = new Map<number, AbortController>();
-  let tail = Promise.resolve();
+  const waiting: Waiting[] = [];
+  let isRunning = false;
   const send = (message: ToParent): void => {
     if (process.connected) process.send?.(message);
   };
 
-  const run = async (message: ToChild & { type: 'call' }, signal: AbortSignal): Promise<void> => {
-    try {
-      throwIfAborted(signal);
-      const operation = Object.hasOwn(operations, message.operation) ? operations[message.operation] : undefined;
-      if (operation === undefined) throw new BridgeError('INTERNAL', `no operation ${message.operation}`);
-      const value = await operation(message.payload, {
-        async checkpoint() {
-          await nextTurn();
-          throwIfAborted(signal);
-        },
-        report: (progress) => {
-          send({ type: 'progress', id: message.id, progress });
-        },
-      });
-      send({ type: 'result', id: message.id, value });
-    } catch (error) {
-      send({ type: 'error', id: message.id, error: toWireError(error) });
-    } finally {
-      cancellations.delete(message.id);
+  const createCall = (id: number, payload: unknown): Waiting['call'] => {
+    const controller = new AbortController();
+    cancellations.set(id, controller);
+    let isSettled = false;
+    const settle = (message: ToParent): void => {
+      if (isSettled) return;
+      isSettled = true;
+      cancellations.delete(id);
+      send(message);
+    };
+    const { signal } = controller;
+    const reject = (error: unknown): void => {
+      settle({ type: 'error', id, error: toWireError(error) });
+    };
+    signal.addEventListener('abort', () => {
+      reject(cancelledError());
+    });
+    return {
+      payload,
+      signal,
+      get isSettled() {
+        return isSettled;
+      },
+      report(progress) {
+        if (!isSettled) send({ type: 'progress', id, progress });
+      },
+      resolve(value) {
+        settle({ type: 'result', id, value });
+      },
+      reject,
+    };
+  };
+
+  /** The oldest call, and those behind it that can be run with it. */
+  const takeRound = (first: Waiting): Waiting[] => {
+    const round: Waiting[] = [];
+    for (let i = 0; i < waiting.length && round.length < MAX_CALLS_OF_A_ROUND;) {
+      const candidate = waiting[i];
+      if (candidate?.operation === first.operation && candidate.key === first.key) round.push(...waiting.splice(i, 1));
+      else i += 1;
     }
+    return round;
+  };
+
+  const runAll = async (): Promise<void> => {
+    for (let first = waiting[0]; first !== undefined; first = waiting[0]) {
+      // Calls that were sent together arrive as several messages.
+      await nextMessages();
+      const calls = takeRound(first).map(({ call }) => call);
+      const open = calls.filter((call) => !call.isSettled);
+      try {
+        if (open.length > 0) await first.operation.run(open);
+        for (const call of open) {
+          if (!call.isSettled) call.reject(new BridgeError('INTERNAL', 'The operation left a call without an answer.'));
+        }
+      } catch (error) {
+        for (const call of open) call.reject(error);
+      }
+    }
+  };
+
+  const enqueue = ({ id, operation: name, payload }: ToChild & { type: 'call' }): void => {
+    const call = createCall(id, payload);
+    const operation = Object.hasOwn(operations, name) ? operations[name] : undefined;
+    if (operation === undefined) {
+      call.reject(new BridgeError('INTERNAL', `no operation ${name}`));
+      return;
+    }
+    waiting.push({ operation, key: operation.keyOf(payload), call });
+    if (isRunning) return;
+    isRunning = true;
+    void runAll().finally(() => {
+      isRunning = false;
+    });
   };
 
   process.on('message', (received) => {
     const message = received as ToChild;
-    if (message.type === 'cancel') {
-      cancellations.get(message.id)?.abort();
-      return;
-    }
-    const controller = new AbortController();
-    cancellations.set(message.id, controller);
-    tail = tail.then(() => run(message, controller.signal));
+    if (message.type === 'cancel') cancellations.get(message.id)?.abort();
+    else enqueue(message);
   });
   // The parent is gone, or wants this process gone: nothing here is worth keeping.
   process.on('disconnect', () => process.exit(0));

@@ -7,13 +7,12 @@
  * an idle time; if it dies, the calls in flight are answered with RUNTIME_UNAVAILABLE and the next call starts a new one.
  */
 import { fork, type ChildProcess } from 'node:child_process';
-import { createRequire } from 'node:module';
-import { pathToFileURL } from 'node:url';
 import { cancelledError, throwIfAborted } from '../common/abort.js';
 import { readEnvironment } from '../common/environment.js';
-import { BridgeError, RuntimeUnavailableError } from '../common/errors.js';
+import { BridgeError, messageOf, RuntimeUnavailableError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
 import { fromWireError, type Progress, type ToChild, type ToParent } from './messages.js';
+import { loaderArguments } from './typescript-loader.js';
 
 export interface InferenceProcessOptions {
   /** The child's entry, a file of workers/. */
@@ -128,7 +127,7 @@ export class InferenceProcess implements AsyncDisposable {
     const { entry, logger } = this.#options;
     const child = fork(entry, {
       serialization: 'advanced',
-      execArgv: entry.pathname.endsWith('.ts') ? ['--import', typeScriptLoader()] : [],
+      execArgv: loaderArguments(entry),
       env: { ...readEnvironment(), MALLOC_MMAP_THRESHOLD_: String(MALLOC_MMAP_THRESHOLD_BYTES) },
     });
     this.#child = child;
@@ -137,6 +136,8 @@ export class InferenceProcess implements AsyncDisposable {
     });
     child.on('error', (error) => {
       logger.error({ err: error }, 'the inference process failed');
+      // A child that was never made has no exit to wait for.
+      if (child.pid === undefined) this.#abandon(child, `it could not be started (${messageOf(error)}).`);
     });
     child.on('exit', (code, signal) => {
       if (this.#child !== child) return; // it was told to end
@@ -206,9 +207,4 @@ export class InferenceProcess implements AsyncDisposable {
     }
     this.#pending.clear();
   }
-}
-
-/** From TypeScript source the child needs the loader that runs the parent. */
-function typeScriptLoader(): string {
-  return pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
 }

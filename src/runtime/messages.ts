@@ -17,9 +17,14 @@ export type ToParent =
   | { readonly type: 'result'; readonly id: number; readonly value: unknown }
   | { readonly type: 'error'; readonly id: number; readonly error: WireError };
 
-/** `loading`: weights are read into a session, which takes seconds; `running`: images done of all. */
+/**
+ * `loading`: weights are read into a session, which takes seconds; `quantizing`: steps done of all, before the first use of
+ * int8; `fallback`: `auto` passed a device by; `running`: images done of all.
+ */
 export type Progress =
   | { readonly stage: 'loading'; readonly model: string }
+  | { readonly stage: 'quantizing'; readonly done: number; readonly total: number }
+  | { readonly stage: 'fallback'; readonly device: string; readonly reason: string }
   | { readonly stage: 'running'; readonly done: number; readonly total: number };
 
 export function toWireError(error: unknown): WireError {

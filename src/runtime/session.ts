@@ -7,37 +7,70 @@
 import type { InferenceSession, Tensor as OrtTensor } from 'onnxruntime-node';
 import { BridgeError, messageOf } from '../common/errors.js';
 import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+import {
+  candidateDevices,
+  deviceUnavailable,
+  isInThisBuild,
+  type Device,
+  type DeviceName,
+} from './execution-providers.js';
 
 export interface SessionOptions {
   /** Real path of the folder in which the graph's external data lies. */
   readonly weightsFolder: string;
+  /** Default `cpu`. */
+  readonly device?: Device;
+  /** The graph has 8-bit matrix products. */
+  readonly isInt8?: boolean;
+  /** Told why `auto` passed a device by. */
+  readonly onFallback?: (device: DeviceName, reason: string) => void;
 }
 
 export class Session implements AsyncDisposable {
+  /** Where it runs. */
+  readonly device: DeviceName;
   readonly #session: InferenceSession;
   readonly #tensor: typeof OrtTensor;
 
-  private constructor(session: InferenceSession, tensor: typeof OrtTensor) {
+  private constructor(session: InferenceSession, tensor: typeof OrtTensor, device: DeviceName) {
     this.#session = session;
     this.#tensor = tensor;
+    this.device = device;
   }
 
   /**
    * Loads a graph and its weights; takes seconds for a large model.
    *
-   * @throws {BridgeError} `RUNTIME_FAILED`
+   * @throws {BridgeError} `RUNTIME_FAILED`; `DEVICE_UNAVAILABLE` for a device that was named and does not work.
    */
   static async create(graph: Uint8Array, options: SessionOptions): Promise<Session> {
+    const { device: wanted = 'cpu', isInt8 = false, onFallback } = options;
+    const candidates = candidateDevices(wanted, { needsInt8: isInt8 });
+    for (const device of candidates) {
+      if (device === 'cpu') break;
+      try {
+        if (!(await isInThisBuild(device))) throw deviceUnavailable(device, 'this build of onnxruntime-node lacks it.');
+        return await Session.#createOn(device, graph, options);
+      } catch (error) {
+        if (wanted !== 'auto') throw error;
+        onFallback?.(device, messageOf(error));
+      }
+    }
+    return Session.#createOn('cpu', graph, options);
+  }
+
+  static async #createOn(device: DeviceName, graph: Uint8Array, { weightsFolder }: SessionOptions): Promise<Session> {
     const { InferenceSession, Tensor } = await import('onnxruntime-node');
     try {
       const session = await InferenceSession.create(graph, {
-        executionProviders: ['cpu'],
+        executionProviders: [device],
         graphOptimizationLevel: 'all',
         logSeverityLevel: 3,
-        extra: { session: { model_external_initializers_file_folder_path: options.weightsFolder } },
+        extra: { session: { model_external_initializers_file_folder_path: weightsFolder } },
       });
-      return new Session(session, Tensor);
+      return new Session(session, Tensor, device);
     } catch (error) {
+      if (device !== 'cpu') throw deviceUnavailable(device, `${messageOf(error)}.`, error);
       throw new BridgeError('RUNTIME_FAILED', `onnxruntime did not load the model: ${messageOf(error)}`, {
         cause: error,
       });

@@ -4,6 +4,7 @@ import type { Logger } from '../common/logger.js';
 import { openEnvironment } from './environment.js';
 import { FeatureStore } from './feature-store.js';
 import { ModelIndexStore } from './model-index.js';
+import { FileHashes } from './file-hashes.js';
 
 export type { FeatureStore, FeatureStoreStats } from './feature-store.js';
 export type { IndexedModel, ModelIndexStore } from './model-index.js';
@@ -19,11 +20,13 @@ export interface StoreOptions {
 /** Owner of the environment; close it last. */
 export class Store implements AsyncDisposable {
   readonly features: FeatureStore;
+  readonly fileHashes: FileHashes;
   readonly #root: RootDatabase;
 
   constructor(root: RootDatabase, maxFeatureBytes: number) {
     this.#root = root;
     this.features = new FeatureStore(root, maxFeatureBytes);
+    this.fileHashes = new FileHashes(root);
   }
 
   /** The index of model files, in the form of a version that its user raises when rows change. */

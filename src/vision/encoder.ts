@@ -1,9 +1,9 @@
 /** The encoder as a library: one model, one inference process, images in many forms. */
 import { InvalidRequestError } from '../common/errors.js';
 import { decodeImage, type Crop } from '../image/index.js';
-import type { InferenceProcess } from '../runtime/index.js';
+import type { Device, Progress } from '../runtime/index.js';
 import { f32Tensor, u8Tensor, type F32Tensor } from '../tensor/tensor.js';
-import { VisionEngine, type VisionInput, type VisionOutput } from './engine.js';
+import type { VisionEngine, VisionInput, VisionOutput } from './engine.js';
 import type { Precision } from './weight-values.js';
 import { joinOutputs } from './join.js';
 import { embeddingDim, type VisionModel } from './model.js';
@@ -52,28 +52,40 @@ export interface ImageFeatures {
 }
 
 export interface EncoderOptions {
-  /** Default `cpu`, which is what this build runs on. */
-  readonly device?: 'cpu';
+  /** Default `cpu`. */
+  readonly device?: Device;
+  /** Default `comfy`: the numbers of a default ComfyUI. */
   readonly precision?: Precision;
 }
 
 export interface EncodeImageOptions {
   readonly crop?: Crop;
   readonly signal?: AbortSignal;
+  /** Told while weights are loaded, or quantised for the first time, and of every image. */
+  readonly onProgress?: (progress: Progress) => void;
+}
+
+/** What an encoder works with, and lets go of when it is disposed. */
+interface EncoderServices extends AsyncDisposable {
+  readonly engine: VisionEngine;
 }
 
 /** Made by `CLIPVisionEncoder.fromPretrained` of the package, which starts the inference process; end it by disposing. */
 export class CLIPVisionEncoderCore implements AsyncDisposable {
   readonly model: VisionModel;
-  readonly #engine: VisionEngine;
-  readonly #inference: InferenceProcess;
+  readonly #services: EncoderServices;
   readonly #precision: Precision;
+  #device: Device;
 
-  constructor(model: VisionModel, inference: InferenceProcess, precision: Precision) {
+  constructor(
+    model: VisionModel,
+    services: EncoderServices,
+    { precision = 'comfy', device = 'cpu' }: EncoderOptions = {},
+  ) {
     this.model = model;
-    this.#engine = new VisionEngine(inference);
-    this.#inference = inference;
+    this.#services = services;
     this.#precision = precision;
+    this.#device = device;
   }
 
   /** Width of the image embeds: 768 for CLIP-L, 1024 for CLIP-H, 1280 for CLIP-bigG. */
@@ -82,9 +94,10 @@ export class CLIPVisionEncoderCore implements AsyncDisposable {
   }
 
   async encodeImage(image: ImageInput, options: EncodeImageOptions = {}): Promise<ImageFeatures> {
-    const output = await this.#engine.encode(this.model, await readImage(image, options.signal), {
+    const output = await this.#services.engine.encode(this.model, await readImage(image, options.signal), {
       ...options,
       precision: this.#precision,
+      device: this.#device,
     });
     return toImageFeatures(output, this.model);
   }
@@ -92,20 +105,19 @@ export class CLIPVisionEncoderCore implements AsyncDisposable {
   /** Images of any sizes, as one batch in their order. */
   async encodeImagesBatch(images: readonly ImageInput[], options: EncodeImageOptions = {}): Promise<ImageFeatures> {
     if (images.length === 0) throw new InvalidRequestError('A batch holds at least one image.');
-    const outputs: VisionOutput[] = [];
-    for (const image of images) outputs.push((await this.encodeImage(image, options)).output);
-    return toImageFeatures(joinOutputs(outputs), this.model);
+    // Together, so that they can share runs.
+    const features = await Promise.all(images.map((image) => this.encodeImage(image, options)));
+    return toImageFeatures(joinOutputs(features.map(({ output }) => output)), this.model);
   }
 
-  /** Moves the encoder. @throws {InvalidRequestError} for a device that this build cannot run on. */
-  to(device: string): this {
-    if (device !== 'cpu')
-      throw new InvalidRequestError(`This build runs encoders on the CPU; "${device}" is not to be had.`);
+  /** Moves the encoder: the next encode runs there, and says so if it cannot (`DEVICE_UNAVAILABLE`). */
+  to(device: Device): this {
+    this.#device = device;
     return this;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#inference[Symbol.asyncDispose]();
+    await this.#services[Symbol.asyncDispose]();
   }
 }
 

@@ -1,18 +1,25 @@
 /**
  * The vision engine: opens encoders by header and encodes images with them.
  *
- * Nothing heavy happens here. Opening reads a header; encoding is one call to the inference process.
+ * Nothing heavy happens on the caller's thread. Opening reads a header; pictures are resampled in threads; what was encoded
+ * before comes out of the feature cache; the rest is one call to the inference process, which runs what waits together.
  */
-import { InvalidRequestError, ModelFormatError } from '../common/errors.js';
-import { readSafetensorsHeader } from '../formats/index.js';
-import type { Crop } from '../image/index.js';
-import type { InferenceProcess, Progress } from '../runtime/index.js';
-import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
+import { stat } from 'node:fs/promises';
+import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/errors.js';
+import type { Logger } from '../common/logger.js';
+import { readSafetensorsHeader, stampKey } from '../formats/index.js';
+import { decodeImage, type Crop } from '../image/index.js';
+import type { Device, InferenceProcess, Progress, ThreadPool } from '../runtime/index.js';
+import { f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import type { VisionConfig } from './config.js';
 import type { OutputName } from './families/index.js';
-import type { Precision } from './weight-values.js';
-import { resolveVisionModel, type VisionModel } from './model.js';
+import { FeatureCache, type FeatureMemory, type FeatureSource } from './feature-cache.js';
+import { familyOf, resolveVisionModel, type VisionModel } from './model.js';
 import { ENCODE_OPERATION, type EncodeReply, type EncodeRequest } from './operation.js';
+import type { QuantizedModel, Quantizer } from './quantizer.js';
+import { PREPARE_TASK, type Prepared, type PrepareInput } from './thread-tasks.js';
+import type { Precision } from './weight-values.js';
+import { WeightsIdentity, type HashMemory } from './weights-identity.js';
 
 /** ComfyUI's CLIP_VISION_OUTPUT. All tensors are f32 and owned by the caller. */
 export interface VisionOutput {
@@ -31,14 +38,16 @@ export interface VisionOutput {
 /** u8 or f32 images `[B, H, W, C]` with RGB in 0..255 or 0..1, or pixel values f32 `[B, 3, S, S]` as the encoder takes them. */
 export type VisionInput = F32Tensor | U8Tensor | { readonly pixelValues: F32Tensor };
 
-interface EncodeOptions {
+export interface EncodeOptions {
   /** `center` (default) keeps the aspect ratio and crops, `none` stretches. */
   readonly crop?: Crop;
   /** Default `comfy`: the numbers of a default ComfyUI. */
   readonly precision?: Precision;
+  /** Default: the engine's. */
+  readonly device?: Device;
   /** Default: all that the model has, but `all_hidden_states`. */
   readonly outputs?: readonly OutputName[];
-  /** Checked before each image; a started run finishes first (onnxruntime cannot stop one). */
+  /** Checked before each run; a started run finishes first (onnxruntime cannot stop one). */
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
 }
@@ -62,11 +71,48 @@ export function featureTensors(output: VisionOutput): Record<string, F32Tensor> 
   );
 }
 
-export class VisionEngine {
-  readonly #inference: InferenceProcess;
+/** What the engine remembers between runs, opened when it is first needed. */
+export interface EngineMemory {
+  readonly fileHashes: HashMemory;
+  /** Absent where features are not kept. */
+  readonly features?: FeatureMemory;
+}
 
-  constructor(inference: InferenceProcess) {
-    this.#inference = inference;
+export interface VisionEngineOptions {
+  readonly inference: InferenceProcess;
+  readonly threads: ThreadPool;
+  readonly quantizer: Quantizer;
+  readonly memory: () => Promise<EngineMemory>;
+  readonly logger: Logger;
+  /** Default `cpu`. */
+  readonly device?: Device;
+  /** Bytes that all encoders in memory may take together. */
+  readonly memoryBudgetBytes?: number;
+  /** Encodes that may wait or run at once; more are refused with BUSY. */
+  readonly maxPending: number;
+}
+
+/** How a model is run: all that features depend on but the picture. */
+interface Run {
+  readonly precision: Precision;
+  readonly device: Device;
+  readonly outputs: readonly OutputName[];
+  /** With int8 only. */
+  readonly quantized?: QuantizedModel;
+  /** Absent where features are not kept, or the weights are not yet known. */
+  readonly cached?: { readonly cache: FeatureCache; readonly source: (device: string) => FeatureSource };
+}
+
+type Features = ReadonlyMap<OutputName, F32Tensor>;
+
+export class VisionEngine {
+  readonly #options: VisionEngineOptions;
+  readonly #devicesPassedBy = new Set<string>();
+  #pending = 0;
+  #memory: Promise<{ identity: WeightsIdentity; cache: FeatureCache | undefined }> | undefined;
+
+  constructor(options: VisionEngineOptions) {
+    this.#options = options;
   }
 
   /**
@@ -81,33 +127,261 @@ export class VisionEngine {
   /**
    * Encodes images.
    *
-   * @throws {InvalidRequestError} for input of another shape; {ModelFormatError} `OUTPUT_UNAVAILABLE`; what the runtime
-   *   throws.
+   * @throws {InvalidRequestError} for input of another shape; {ModelFormatError} `OUTPUT_UNAVAILABLE`; {BridgeError}
+   *   `QUANTIZATION_REFUSED`, `DEVICE_UNAVAILABLE`, `MEMORY_BUDGET_EXCEEDED`; what the runtime throws.
    */
-  async encode(model: VisionModel, input: VisionInput, options: EncodeOptions = {}): Promise<VisionOutput> {
+  async encode(opened: VisionModel, input: VisionInput, options: EncodeOptions = {}): Promise<VisionOutput> {
+    return this.#admit(async () => {
+      const model = await this.#asItIsNow(opened);
+      const run = await this.#planRun(model, options);
+      const prepared = await this.#prepare(model, input, options);
+      return this.#encodePrepared(model, prepared, run, options);
+    });
+  }
+
+  /**
+   * Encodes the bytes of an image file; all frames of an animated one. What was encoded before is not even decoded.
+   *
+   * @param options.label Names the file in messages.
+   * @throws what `encode` throws; `IMAGE_INVALID`, `IMAGE_TOO_LARGE`.
+   */
+  async encodeFile(
+    opened: VisionModel,
+    bytes: Uint8Array<ArrayBuffer>,
+    options: EncodeOptions & { readonly label?: string } = {},
+  ): Promise<VisionOutput> {
+    return this.#admit(async () => {
+      const { label, signal, crop = 'center' } = options;
+      const model = await this.#asItIsNow(opened);
+      const run = await this.#planRun(model, options);
+      const { imageSize, patchSize, maxPatches } = model.config;
+      const preprocessing = JSON.stringify([model.modelType, imageSize, patchSize, maxPatches, crop]);
+      const file = run.cached === undefined ? '' : await sha256Of(bytes);
+      const pictures = run.cached?.cache.getPictures(file, preprocessing);
+      const kept = pictures === undefined ? undefined : recall(pictures, run);
+      if (kept !== undefined) return joinPictures(kept, run.outputs);
+      const { rgb } = await decodeImage(bytes, { signal, ...(label === undefined ? {} : { label }) });
+      const prepared = await this.#prepare(model, rgb, options);
+      if (run.cached !== undefined) {
+        this.#keep(run.cached.cache.putPictures(file, preprocessing, prepared.hashes));
+      }
+      return this.#encodePrepared(model, prepared, run, options);
+    });
+  }
+
+  /** Refuses what would only wait: pictures take memory while they do. */
+  async #admit<T>(work: () => Promise<T>): Promise<T> {
+    const { maxPending } = this.#options;
+    if (this.#pending >= maxPending) {
+      throw new BridgeError('BUSY', `${this.#pending} encodes are waiting already; send this one again later.`, {
+        details: { pending: this.#pending },
+      });
+    }
+    this.#pending += 1;
+    try {
+      return await work();
+    } finally {
+      this.#pending -= 1;
+    }
+  }
+
+  /** A file that was replaced since it was opened is read anew. */
+  async #asItIsNow(opened: VisionModel): Promise<VisionModel> {
+    if (opened.files.length > 1) return this.open(opened.path);
+    try {
+      const { dev, ino, size, mtimeMs } = await stat(opened.path);
+      const stamp = stampKey({ device: dev, inode: ino, sizeBytes: size, modifiedMs: mtimeMs });
+      if (stamp === opened.stamp) return opened;
+    } catch {
+      // Reading it anew says what is wrong.
+    }
+    return this.open(opened.path);
+  }
+
+  async #planRun(model: VisionModel, options: EncodeOptions): Promise<Run> {
     const outputs = options.outputs ?? model.outputs.filter((output) => output !== 'all_hidden_states');
     const missing = outputs.find((output) => !model.outputs.includes(output));
     if (missing !== undefined) {
       throw new ModelFormatError(
         'OUTPUT_UNAVAILABLE',
-        `${model.family} cannot give ${missing}; it has ${model.outputs.join(', ')}.`,
+        `${model.family} cannot give ${missing}; it has ${model.outputs.join(', ')}. Weights that are absent from the file are never made up.`,
+        { details: { output: missing, available: model.outputs } },
       );
     }
+    const { precision = 'comfy', device = this.#options.device ?? 'cpu' } = options;
+    const { identity, cache } = await (this.#memory ??= this.#openMemory());
+    const weights = identity.known(model);
+    if (weights === undefined && cache !== undefined) this.#keep(identity.find(model));
+    const quantized =
+      precision === 'int8'
+        ? await this.#options.quantizer.ensure(model, weights ?? (await identity.find(model)), options)
+        : undefined;
+    const source = (where: string): FeatureSource => ({
+      weights: weights ?? '',
+      precision: quantized === undefined ? precision : `int8 ${quantized.scheme}`,
+      device: where,
+    });
+    return {
+      precision,
+      device,
+      outputs,
+      ...(quantized === undefined ? {} : { quantized }),
+      ...(cache === undefined || weights === undefined ? {} : { cached: { cache, source } }),
+    };
+  }
+
+  async #openMemory(): Promise<{ identity: WeightsIdentity; cache: FeatureCache | undefined }> {
+    const { fileHashes, features } = await this.#options.memory();
+    return {
+      identity: new WeightsIdentity(fileHashes, this.#options.threads),
+      cache: features === undefined ? undefined : new FeatureCache(features),
+    };
+  }
+
+  async #prepare(
+    model: VisionModel,
+    input: VisionInput,
+    { crop = 'center', signal }: EncodeOptions,
+  ): Promise<Prepared> {
+    return this.#options.threads.run<Prepared>(PREPARE_TASK, checkInput(input, model, crop), { signal });
+  }
+
+  async #encodePrepared(
+    model: VisionModel,
+    { pictures, hashes }: Prepared,
+    run: Run,
+    { signal, onProgress }: EncodeOptions,
+  ): Promise<VisionOutput> {
+    const found = hashes.map((hash) => recallOne(hash, run));
+    const missing = [...found.keys()].filter((i) => found[i] === undefined);
+    if (missing.length > 0) {
+      const fresh = await this.#run(model, pick(pictures, missing), run, { signal, onProgress });
+      missing.forEach((index, i) => {
+        found[index] = rowOf(fresh.outputs, i);
+      });
+      // A file that changed meanwhile was run as it is now: its features are not those of the weights that were hashed.
+      if (fresh.stamp === model.stamp)
+        this.#keep(
+          remember(
+            run,
+            fresh,
+            missing.map((index) => hashes[index] ?? ''),
+          ),
+        );
+      if (missing.length === hashes.length) return toVisionOutput(fresh.outputs);
+    }
+    return joinPictures(
+      found.filter((features) => features !== undefined),
+      run.outputs,
+    );
+  }
+
+  async #run(
+    model: VisionModel,
+    pictures: U8Tensor | F32Tensor,
+    { precision, device, outputs, quantized }: Run,
+    { signal, onProgress }: EncodeOptions,
+  ): Promise<EncodeReply> {
+    const { memoryBudgetBytes, logger, inference } = this.#options;
     const request: EncodeRequest = {
       path: model.path,
-      precision: options.precision ?? 'comfy',
+      precision,
+      device,
       outputs,
-      input: checkInput(input, model, options.crop ?? 'center'),
+      pictures,
+      keepsAllStates: outputs.includes('all_hidden_states'),
+      ...(quantized === undefined ? {} : { quantized: quantized.path }),
+      ...(memoryBudgetBytes === undefined ? {} : { memoryBudgetBytes }),
     };
-    const { signal, onProgress } = options;
-    const reply = (await this.#inference.call(ENCODE_OPERATION, request, { signal, onProgress })) as EncodeReply;
-    return Object.fromEntries(
-      Object.entries(reply).map(([name, tensor]) => [OUTPUT_FIELDS[name as OutputName], tensor]),
-    );
+    const reply = await inference.call(ENCODE_OPERATION, request, {
+      signal,
+      onProgress: (progress) => {
+        onProgress?.(progress);
+        if (progress.stage !== 'fallback' || this.#devicesPassedBy.has(progress.device)) return;
+        this.#devicesPassedBy.add(progress.device);
+        logger.warn({ device: progress.device, reason: progress.reason }, 'auto passes this device by');
+      },
+    });
+    return reply as EncodeReply;
+  }
+
+  /** Keeping is for later: its failure is not the caller's. */
+  #keep(work: Promise<unknown>): void {
+    work.catch((error: unknown) => {
+      this.#options.logger.warn({ err: error }, 'features of this encode are not kept');
+    });
   }
 }
 
-function checkInput(input: VisionInput, model: VisionModel, crop: Crop): EncodeRequest['input'] {
+/** Devices whose features are looked for. Which one `auto` leads to shows only when a model is loaded. */
+function recallOne(hash: string, { cached, outputs, device }: Run): Features | undefined {
+  if (cached === undefined || device === 'auto') return undefined;
+  return cached.cache.get(cached.source(device), hash, outputs);
+}
+
+/** All pictures of a file, or undefined where one is not kept. */
+function recall(hashes: readonly string[], run: Run): Features[] | undefined {
+  const found = hashes.map((hash) => recallOne(hash, run)).filter((features) => features !== undefined);
+  return found.length === hashes.length ? found : undefined;
+}
+
+async function remember({ cached }: Run, { device, outputs }: EncodeReply, hashes: readonly string[]): Promise<void> {
+  if (cached === undefined) return;
+  const puts = hashes.flatMap((hash, i) =>
+    [...rowOf(outputs, i)].map(([output, features]) => cached.cache.put(cached.source(device), hash, output, features)),
+  );
+  await Promise.all(puts);
+}
+
+/** Features of one picture of a reply, without the batch; views. */
+function rowOf(outputs: EncodeReply['outputs'], index: number): Features {
+  return new Map(
+    Object.entries(outputs).map(([output, { shape, data }]) => {
+      const [count = 1, ...sides] = shape;
+      const length = data.length / count;
+      return [output as OutputName, f32Tensor(sides, data.subarray(index * length, (index + 1) * length))];
+    }),
+  );
+}
+
+/** Features of pictures as one batch, in their order. */
+function joinPictures(pictures: readonly Features[], outputs: readonly OutputName[]): VisionOutput {
+  const joined = outputs.map((output) => {
+    const parts = pictures.map((features) => features.get(output)).filter((part) => part !== undefined);
+    const [first] = parts;
+    const length = first?.data.length ?? 0;
+    const data = new Float32Array(parts.length * length);
+    parts.forEach((part, i) => {
+      data.set(part.data, i * length);
+    });
+    return [output, f32Tensor([parts.length, ...(first?.shape ?? [])], data)] as const;
+  });
+  return toVisionOutput(Object.fromEntries(joined));
+}
+
+function toVisionOutput(outputs: EncodeReply['outputs']): VisionOutput {
+  return Object.fromEntries(
+    Object.entries(outputs).map(([name, tensor]) => [OUTPUT_FIELDS[name as OutputName], tensor]),
+  );
+}
+
+/** Rows of a batch. */
+function pick<T extends U8Tensor | F32Tensor>(pictures: T, rows: readonly number[]): T {
+  const [count = 0, ...shape] = pictures.shape;
+  if (rows.length === count) return pictures;
+  const length = pictures.data.length / count;
+  const data = pictures.dtype === 'F32' ? new Float32Array(rows.length * length) : new Uint8Array(rows.length * length);
+  rows.forEach((row, i) => {
+    data.set(pictures.data.subarray(row * length, (row + 1) * length), i * length);
+  });
+  return { ...pictures, shape: [rows.length, ...shape], data };
+}
+
+async function sha256Of(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
+  return Buffer.from(await crypto.subtle.digest('SHA-256', bytes)).toString('hex');
+}
+
+function checkInput(input: VisionInput, model: VisionModel, crop: Crop): PrepareInput {
   if (!('pixelValues' in input)) {
     const [batch = 0, height = 0, width = 0, channels = 0] = input.shape;
     if (input.shape.length !== 4 || batch < 1 || height < 1 || width < 1 || channels < 3) {
@@ -115,7 +389,8 @@ function checkInput(input: VisionInput, model: VisionModel, crop: Crop): EncodeR
         `Images have the shape [B, H, W, C] with three channels or more, got [${input.shape.join(', ')}].`,
       );
     }
-    return { kind: 'images', images: input, crop };
+    const resampling = familyOf(model).resample(width, height, crop, model.config);
+    return { input: { images: input, resampling } };
   }
   const { pixelValues } = input;
   const [batch = 0, channels = 0, height = 0, width = 0] = pixelValues.shape;
@@ -129,7 +404,7 @@ function checkInput(input: VisionInput, model: VisionModel, crop: Crop): EncodeR
       `${model.family} takes pixel values ${sides}, got [${pixelValues.shape.join(', ')}].`,
     );
   }
-  return { kind: 'pixel_values', pixelValues };
+  return { input: { pixelValues } };
 }
 
 function fits({ imageSize, patchSize, maxPatches = 0 }: VisionConfig, height: number, width: number): boolean {

@@ -14,6 +14,7 @@ export const PIXEL_VALUES = 'pixel_values';
 /** Names of what goes from step to step: hidden states, f32 `[T, D]` of one picture. */
 export const HIDDEN = 'hidden';
 export const PENULTIMATE = 'penultimate';
+export const NEXT_HIDDEN = 'next_hidden';
 
 /** Hands a graph its weights. */
 export type WeightSource = (g: GraphBuilder) => WeightValues;
@@ -40,12 +41,19 @@ export function buildVisionGraph(
   return g.build();
 }
 
+interface StepGraph {
+  readonly graph: Uint8Array;
+  readonly inputs: readonly string[];
+  /** Beside its results, a layer gives the largest magnitude of every channel of its norms, by the norm's name: f32 `[D]`. */
+  readonly outputs: readonly string[];
+}
+
 /** Builds one step of the encoder, for one picture: what comes before the layers, a layer, or what comes after them. */
 export function buildStepGraph(
   resolved: ResolvedModel,
   source: WeightSource,
   step: 'embed' | 'head' | number,
-): Uint8Array {
+): StepGraph {
   const { model, family } = resolved;
   const { config } = model;
   const g = new GraphBuilder(`${model.family} ${step}`);
@@ -59,19 +67,23 @@ export function buildStepGraph(
   const rows = ['rows', config.hiddenSize] as const;
   if (step === 'embed') {
     const { pixels, extra } = addInputs(g, resolved);
-    g.output(HIDDEN, family.embed(build, pixels, extra), rows);
-    return g.build();
+    g.output(NEXT_HIDDEN, family.embed(build, pixels, extra), rows);
+    return {
+      graph: g.build(),
+      inputs: [PIXEL_VALUES, ...family.extraInputs.map(({ name }) => name)],
+      outputs: [NEXT_HIDDEN],
+    };
   }
   const hidden = g.input(HIDDEN, 'F32', rows);
   if (step === 'head') {
     const penultimate = g.input(PENULTIMATE, 'F32', rows);
     const outputs = model.outputs.filter((output) => output !== 'all_hidden_states' && output !== 'mm_projected');
     addOutputs(build, resolved, { last: hidden, penultimate }, outputs);
-    return g.build();
+    return { graph: g.build(), inputs: [HIDDEN, PENULTIMATE], outputs };
   }
-  g.output(HIDDEN, family.layer(build, hidden, step), rows);
+  g.output(NEXT_HIDDEN, family.layer(build, hidden, step), rows);
   for (const { norm, largest } of observed) g.output(norm, largest, [config.hiddenSize]);
-  return g.build();
+  return { graph: g.build(), inputs: [HIDDEN], outputs: [NEXT_HIDDEN, ...observed.map(({ norm }) => norm)] };
 }
 
 function addInputs(g: GraphBuilder, { model, family }: ResolvedModel): { pixels: Value; extra: Value[] } {

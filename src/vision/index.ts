@@ -5,6 +5,9 @@ export { joinBatch, joinOutputs } from './join.js';
 export type { Precision } from './weight-values.js';
 export { resolveVisionModel, type VisionModel } from './model.js';
 export { createEncodeOperation, ENCODE_OPERATION } from './operation.js';
+export { createQuantizeOperation, QUANTIZE_OPERATION } from './quantization/quantize.js';
+export { Quantizer } from './quantizer.js';
+export { HASH_FILES_TASK, hashFiles, PREPARE_TASK, preparePictures } from './thread-tasks.js';
 export {
   CLIPVisionEncoderCore,
   type EncodeImageOptions,

@@ -4,11 +4,12 @@
  * The keys decide, as in ComfyUI; a name or a size never does. Where ComfyUI's test refuses a file and the file carries
  * a configuration of its own, that one is used after every size in it was checked against the tensors.
  */
-import { basename } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { ModelFormatError } from '../common/errors.js';
 import { isOnnxDType } from '../onnx/index.js';
-import type { ModelHeader } from '../formats/index.js';
-import { readMetadataConfig, type VisionConfig } from './config.js';
+import { stampKey, type ModelHeader, type TensorInfo } from '../formats/index.js';
+import { elementCount } from '../tensor/tensor.js';
+import { readMetadataConfig, type ModelType, type VisionConfig } from './config.js';
 import { FAMILIES, type OutputName, type Preset, type VisionFamily } from './families/index.js';
 import { describeForeignModel } from './foreign.js';
 import { nameWeights, type Layout, type WeightRange, type Weights } from './weights.js';
@@ -19,6 +20,7 @@ export interface VisionModel {
   readonly path: string;
   /** Shown to people: `CLIP-ViT-H`, or `clip_vision_model (48 wide, 3 layers)` for a model with its own configuration. */
   readonly family: string;
+  readonly modelType: ModelType;
   readonly layout: Layout;
   readonly configuredBy: 'comfy-rule' | 'metadata';
   readonly config: VisionConfig;
@@ -28,6 +30,12 @@ export interface VisionModel {
   readonly prefixTokens: number;
   /** dtypes of the weights that are used, most bytes first. */
   readonly dtypes: readonly string[];
+  /** Weights of the encoder, as numbers of any dtype. */
+  readonly parameters: number;
+  /** Real paths of all files that hold weights, the one that was opened first. */
+  readonly files: readonly string[];
+  /** Differs when a file is replaced or written. */
+  readonly stamp: string;
 }
 
 /** A model together with what building its graph needs. */
@@ -76,14 +84,29 @@ export function resolveVisionModel(header: ModelHeader): ResolvedModel {
   const model: VisionModel = {
     path: header.path,
     family: choice.name,
+    modelType: family.modelType,
     layout: weights.layout,
     configuredBy: choice.configuredBy,
     config,
     outputs: family.outputs(config).filter(isComplete),
     prefixTokens: family.prefixTokens,
     dtypes: countDTypes([...required.keys()].map((name) => weights.ranges.get(name))),
+    parameters: [...required.values()].reduce((sum, shape) => sum + elementCount(shape), 0),
+    files: [...new Set([header.path, ...[...header.tensors.values()].map((info) => fileOf(header, info))])],
+    stamp: stampKey(header.stamp),
   };
   return { model, family, weights };
+}
+
+/** The family of a model that was opened. */
+export function familyOf({ modelType }: VisionModel): VisionFamily {
+  const family = FAMILIES.find((candidate) => candidate.modelType === modelType);
+  if (family === undefined) throw new RangeError(`no family has the model type ${modelType}`);
+  return family;
+}
+
+function fileOf({ path }: ModelHeader, { file }: TensorInfo): string {
+  return file === undefined ? path : join(dirname(path), file);
 }
 
 interface Choice {

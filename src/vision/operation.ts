@@ -1,157 +1,176 @@
 /**
- * Encoding, inside the inference process: preprocess, build the session on first use, run, image by image.
+ * Encoding, inside the inference process: build the session on first use, and run pictures of all waiting calls together.
  *
- * The parent sends a path, not a header: the file is looked at again here, so that a file that was replaced is never run
- * with the offsets of the old one.
+ * Pictures arrive as the encoder sees them, in 8 bits; resampling was done in the server's threads. The parent sends a path,
+ * not a header: the file is looked at again here, so that a file that was replaced is never run with the offsets of the
+ * old one.
  */
-import { stat } from 'node:fs/promises';
-import { dirname } from 'node:path';
-import { ModelFormatError, ModelNotFoundError, messageOf } from '../common/errors.js';
-import { readSafetensorsHeader, stampKey } from '../formats/index.js';
-import { normalize, resampleToU8, type Crop } from '../image/index.js';
-import { Session, type Operation, type OperationContext } from '../runtime/index.js';
-import { elementCount, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
+import { BridgeError, ModelFormatError } from '../common/errors.js';
+import { normalize } from '../image/index.js';
+import { nextMessages, type Operation, type OperationCall } from '../runtime/index.js';
+import { elementCount, f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import type { OutputName } from './families/index.js';
-import { buildVisionGraph, PIXEL_VALUES } from './graph.js';
-import { joinBatch } from './join.js';
-import { resolveVisionModel, type ResolvedModel, type VisionModel } from './model.js';
-import { storedWeights, type Precision } from './weight-values.js';
+import { PIXEL_VALUES } from './graph.js';
+import type { ResolvedModel, VisionModel } from './model.js';
+import { OpenModels, type ModelRequest, type OpenModel } from './open-models.js';
 
 /** Name under which the parent calls it. */
 export const ENCODE_OPERATION = 'vision.encode';
 
-export interface EncodeRequest {
-  /** Real path of the weights. */
-  readonly path: string;
-  readonly precision: Precision;
+export interface EncodeRequest extends ModelRequest {
   readonly outputs: readonly OutputName[];
-  readonly input:
-    | { readonly kind: 'images'; readonly images: F32Tensor | U8Tensor; readonly crop: Crop }
-    | { readonly kind: 'pixel_values'; readonly pixelValues: F32Tensor };
+  /** u8 `[B, H, W, 3]` as the encoder sees them, or pixel values f32 `[B, 3, H, W]`. */
+  readonly pictures: U8Tensor | F32Tensor;
 }
 
-export type EncodeReply = Readonly<Partial<Record<OutputName, F32Tensor>>>;
-
-interface OpenModel {
-  readonly resolved: ResolvedModel;
-  readonly session: Session;
+export interface EncodeReply {
+  /** Stamp of the file that was run. */
+  readonly stamp: string;
+  /** Where it ran. */
+  readonly device: string;
+  readonly outputs: Readonly<Partial<Record<OutputName, F32Tensor>>>;
 }
 
-/**
- * Images per run. Measured: on CPU fp32 a batch of eight costs more per image than eight runs (design, section 3), and
- * one image at a time keeps memory flat and cancellation prompt.
- */
-const MICRO_BATCH = 1;
-/** Sessions kept open; the least recently used one goes first. */
-const MAX_OPEN_MODELS = 3;
+/** One call, being filled row by row. */
+interface Job {
+  readonly call: OperationCall;
+  readonly request: EncodeRequest;
+  readonly count: number;
+  readonly results: Map<OutputName, F32Tensor>;
+  done: number;
+}
+
+interface Row {
+  readonly job: Job;
+  readonly index: number;
+}
 
 /** The operation, with sessions of its own. */
 export function createEncodeOperation(): Operation {
-  const open = new Map<string, OpenModel>();
-
-  const acquire = async (request: EncodeRequest, context: OperationContext): Promise<OpenModel> => {
-    // All hidden states are large: a graph that keeps them is a session of its own.
-    const wantsAll = request.outputs.includes('all_hidden_states');
-    const key = `${await currentStamp(request.path)} ${request.precision} ${wantsAll ? 'all' : ''}`;
-    const known = open.get(key);
-    if (known !== undefined) {
-      open.delete(key);
-      open.set(key, known);
-      return known;
-    }
-    context.report({ stage: 'loading', model: request.path });
-    const header = await readSafetensorsHeader(request.path);
-    const resolved = resolveVisionModel(header);
-    const outputs = resolved.model.outputs.filter((output) => wantsAll || output !== 'all_hidden_states');
-    const { precision } = request;
-    if (precision === 'int8') throw new ModelFormatError('OUTPUT_UNAVAILABLE', 'int8 is not there yet.');
-    const graph = buildVisionGraph(resolved, (g) => storedWeights(g, resolved, precision), outputs);
-    for (const [oldest, { session }] of open) {
-      if (open.size < MAX_OPEN_MODELS) break;
-      open.delete(oldest);
-      await session[Symbol.asyncDispose]();
-    }
-    const session = await Session.create(graph, { weightsFolder: dirname(header.path) });
-    const fresh = { resolved, session };
-    open.set(`${stampKey(header.stamp)} ${request.precision} ${wantsAll ? 'all' : ''}`, fresh);
-    return fresh;
-  };
-
-  return async (payload, context) => {
-    // Both sides of the channel are this program.
-    const request = payload as EncodeRequest;
-    const { resolved, session } = await acquire(request, context);
-    const { model } = resolved;
-    for (const output of request.outputs) requireOutput(model, output);
-    const count =
-      request.input.kind === 'images'
-        ? (request.input.images.shape[0] ?? 0)
-        : (request.input.pixelValues.shape[0] ?? 0);
-    const parts = new Map<OutputName, F32Tensor[]>();
-    for (let first = 0; first < count; first += MICRO_BATCH) {
-      await context.checkpoint();
-      const feeds = feedsOf(resolved, pixelValuesOf(request, resolved, first, Math.min(count, first + MICRO_BATCH)));
-      const results = await session.run(feeds, request.outputs);
-      for (const output of request.outputs) {
-        const part = results.get(output);
-        if (part !== undefined) parts.set(output, [...(parts.get(output) ?? []), part]);
-      }
-      context.report({ stage: 'running', done: Math.min(count, first + MICRO_BATCH), total: count });
-    }
-    return Object.fromEntries(
-      [...parts].map(([output, tensors]) => [output, joinBatch(tensors)]),
-    ) satisfies EncodeReply;
+  const models = new OpenModels();
+  return {
+    keyOf(payload) {
+      const { path, precision, quantized = '', device, keepsAllStates } = payload as EncodeRequest;
+      return JSON.stringify([path, precision, quantized, device, keepsAllStates]);
+    },
+    async run(calls) {
+      // Both sides of the channel are this program.
+      const jobs = calls.map((call): Job => {
+        const request = call.payload as EncodeRequest;
+        return { call, request, count: request.pictures.shape[0] ?? 0, results: new Map(), done: 0 };
+      });
+      const [first] = jobs;
+      if (first === undefined) return;
+      const opened = await models.acquire(first.request, (progress) => {
+        for (const { call } of jobs) call.report(progress);
+      });
+      await runJobs(opened, jobs);
+    },
   };
 }
 
-async function currentStamp(path: string): Promise<string> {
-  try {
-    const { dev, ino, size, mtimeMs } = await stat(path);
-    return stampKey({ device: dev, inode: ino, sizeBytes: size, modifiedMs: mtimeMs });
-  } catch (error) {
-    throw new ModelNotFoundError(`The model file ${path} is gone: ${messageOf(error)}.`, {
-      cause: error,
-      details: { path },
-    });
+async function runJobs({ resolved, session, microBatch }: OpenModel, jobs: readonly Job[]): Promise<void> {
+  const { model } = resolved;
+  let rows = jobs.filter((job) => hasOutputs(job, model)).flatMap(rowsOf);
+  while (rows.length > 0) {
+    await nextMessages();
+    rows = rows.filter(({ job }) => !job.call.signal.aborted);
+    const [first] = rows;
+    if (first === undefined) return;
+    const alike = rows.findIndex((row) => !haveOneShape(row, first));
+    const size = microBatch.next(alike === -1 ? rows.length : alike);
+    const batch = rows.slice(0, size);
+    try {
+      const begin = performance.now();
+      const outputs = [...new Set(batch.flatMap(({ job }) => job.request.outputs))];
+      const results = await session.run(feedsOf(resolved, batch), outputs);
+      microBatch.record(size, performance.now() - begin);
+      batch.forEach((row, i) => {
+        keep(row, i, size, results);
+      });
+    } catch (error) {
+      // What is too much together may go one by one; what fails alone has failed.
+      microBatch.fail(size);
+      if (size > 1) continue;
+      first.job.call.reject(error);
+      rows = rows.filter(({ job }) => job !== first.job);
+      continue;
+    }
+    rows = rows.slice(size);
+    for (const job of new Set(batch.map((row) => row.job))) finish(job, model.stamp, session.device);
   }
 }
 
-function requireOutput(model: VisionModel, output: OutputName): void {
-  if (model.outputs.includes(output)) return;
-  throw new ModelFormatError(
-    'OUTPUT_UNAVAILABLE',
-    `${model.family} in ${model.path} cannot give ${output}: ${model.outputs.join(', ')} can be had. Weights that are absent from the file are never made up.`,
-    { details: { output, available: model.outputs } },
+function rowsOf(job: Job): Row[] {
+  return Array.from({ length: job.count }, (_none, index) => ({ job, index }));
+}
+
+function haveOneShape(a: Row, b: Row): boolean {
+  const [first, second] = [a.job.request.pictures, b.job.request.pictures];
+  return first.dtype === second.dtype && first.shape.every((side, axis) => axis === 0 || side === second.shape[axis]);
+}
+
+/** Copies a picture's part of a run's results. */
+function keep({ job, index }: Row, position: number, size: number, results: ReadonlyMap<string, F32Tensor>): void {
+  for (const output of job.request.outputs) {
+    const whole = results.get(output);
+    if (whole === undefined) throw new BridgeError('INTERNAL', `the session gave no ${output}`);
+    const shape = whole.shape.slice(1);
+    const length = elementCount(shape);
+    if (whole.shape[0] !== size) throw new BridgeError('INTERNAL', `${output} has another batch than its input`);
+    let target = job.results.get(output);
+    if (target === undefined) {
+      target = f32Tensor([job.count, ...shape], new Float32Array(job.count * length));
+      job.results.set(output, target);
+    }
+    target.data.set(whole.data.subarray(position * length, (position + 1) * length), index * length);
+  }
+  job.done += 1;
+}
+
+function finish({ call, count, done, results }: Job, stamp: string, device: string): void {
+  call.report({ stage: 'running', done, total: count });
+  if (done < count) return;
+  call.resolve({ stamp, device, outputs: Object.fromEntries(results) } satisfies EncodeReply);
+}
+
+/** Whether the model, as it is now, has what a call wants; the call is refused where it has not. */
+function hasOutputs({ call, request }: Job, model: VisionModel): boolean {
+  const output = request.outputs.find((name) => !model.outputs.includes(name));
+  if (output === undefined) return true;
+  call.reject(
+    new ModelFormatError(
+      'OUTPUT_UNAVAILABLE',
+      `${model.family} in ${model.path} cannot give ${output}: ${model.outputs.join(', ')} can be had. Weights that are absent from the file are never made up.`,
+      { details: { output, available: model.outputs } },
+    ),
   );
+  return false;
 }
 
-function pixelValuesOf(request: EncodeRequest, resolved: ResolvedModel, first: number, end: number): F32Tensor {
-  if (request.input.kind === 'pixel_values') return sliceF32(request.input.pixelValues, first, end);
-  const { images, crop } = request.input;
-  const slice = images.dtype === 'F32' ? sliceF32(images, first, end) : sliceU8(images, first, end);
-  return pixelsOf(resolved, slice, crop);
-}
-
-/** Pixel values f32 `[B, 3, H, W]` of images `[B, H, W, C]`, as this model takes them. */
-function pixelsOf({ family, model: { config } }: ResolvedModel, images: F32Tensor | U8Tensor, crop: Crop): F32Tensor {
-  const [, height = 0, width = 0] = images.shape;
-  const levels = resampleToU8(images, family.resample(width, height, crop, config));
-  return normalize(levels, { mean: config.imageMean, std: config.imageStd });
-}
-
-/** All inputs of a model's graph, by name. */
-function feedsOf({ family, model: { config } }: ResolvedModel, pixels: F32Tensor): Record<string, F32Tensor> {
-  const [, , height = 0, width = 0] = pixels.shape;
+/** All inputs of a model's graph for these pictures, by name. */
+function feedsOf({ family, model: { config } }: ResolvedModel, rows: readonly Row[]): Record<string, F32Tensor> {
+  const parts = rows.map(({ job, index }) => pixelValuesOf(job.request.pictures, index, config));
+  const [first] = parts;
+  const shape = first?.shape.slice(1) ?? [];
+  const [, height = 0, width = 0] = shape;
+  const length = elementCount(shape);
+  const data = parts.length === 1 ? (first?.data ?? new Float32Array(0)) : new Float32Array(parts.length * length);
+  if (parts.length > 1) {
+    parts.forEach((part, i) => {
+      data.set(part.data, i * length);
+    });
+  }
   const extra = family.extraInputs.map(({ name, value }) => [name, value(config, height, width)] as const);
-  return { [PIXEL_VALUES]: pixels, ...Object.fromEntries(extra) };
+  return { [PIXEL_VALUES]: f32Tensor([parts.length, ...shape], data), ...Object.fromEntries(extra) };
 }
 
-function sliceF32({ shape, data }: F32Tensor, first: number, end: number): F32Tensor {
-  const length = elementCount(shape.slice(1));
-  return { dtype: 'F32', shape: [end - first, ...shape.slice(1)], data: data.subarray(first * length, end * length) };
-}
-
-function sliceU8({ shape, data }: U8Tensor, first: number, end: number): U8Tensor {
-  const length = elementCount(shape.slice(1));
-  return { dtype: 'U8', shape: [end - first, ...shape.slice(1)], data: data.subarray(first * length, end * length) };
+/** Pixel values f32 `[1, 3, H, W]` of one picture. */
+function pixelValuesOf(pictures: U8Tensor | F32Tensor, index: number, config: VisionModel['config']): F32Tensor {
+  const shape = [1, ...pictures.shape.slice(1)];
+  const length = elementCount(shape);
+  const [begin, end] = [index * length, (index + 1) * length];
+  if (pictures.dtype === 'F32') return f32Tensor(shape, pictures.data.subarray(begin, end));
+  const levels: U8Tensor = { dtype: 'U8', shape, data: pictures.data.subarray(begin, end) };
+  return normalize(levels, { mean: config.imageMean, std: config.imageStd });
 }

@@ -2,22 +2,21 @@
 import { writeFile } from 'node:fs/promises';
 import { existsSync } from 'node:fs';
 import { Command, Option } from 'commander';
-import { openFolders } from '../../bridge.js';
+import { dataDirectoryOf, openFolders, visionOptionsOf } from '../../bridge.js';
 import { BridgeError, messageOf } from '../../common/errors.js';
 import { serializeSafetensors } from '../../formats/index.js';
 import { decodeImage, preprocess, type Crop } from '../../image/index.js';
-import { InferenceProcess } from '../../runtime/index.js';
 import type { F32Tensor } from '../../tensor/tensor.js';
 import {
   featureTensors,
   joinBatch,
   joinOutputs,
-  VisionEngine,
+  type VisionEngine,
   type Precision,
   type VisionModel,
   type VisionOutput,
 } from '../../vision/index.js';
-import { INFERENCE_PROCESS_ENTRY } from '../../workers/index.js';
+import { createVisionServices } from '../../vision-services.js';
 import { createLogger } from '../logger.js';
 import { addFlags, configOf } from '../options.js';
 import { printJson, printLine, printTable } from '../output.js';
@@ -44,26 +43,29 @@ export function encodeCommand(): Command {
         .default('center'),
     )
     .addOption(
-      new Option('--precision <kind>', "comfy: ComfyUI's numbers; fp32: the weights as stored")
-        .choices(['comfy', 'fp32'])
+      new Option(
+        '--precision <kind>',
+        "comfy: ComfyUI's numbers; fp32: the weights as stored; int8: four times as fast, in a quarter of the memory",
+      )
+        .choices(['comfy', 'fp32', 'int8'])
         .default('comfy'),
     )
     .option('--out <file>', 'write the tensors into a .safetensors file')
     .option('--pixel-values', 'add the preprocessed pixels that the encoder sees')
     .option('--json', 'one JSON document');
-  addFlags(command, ['folders']);
+  addFlags(command, ['folders', 'engine']);
   return command.action(async (images: string[], flags: EncodeFlags) => {
     const logger = createLogger('warn');
-    await using inference = new InferenceProcess({
-      entry: INFERENCE_PROCESS_ENTRY,
-      idleReleaseMs: 60_000,
-      maxPendingCalls: 1,
+    const config = configOf(command);
+    await using services = createVisionServices({
+      ...visionOptionsOf(config),
+      dataDirectory: dataDirectoryOf(config),
       logger,
     });
-    const engine = new VisionEngine(inference);
+    const { engine } = services;
     const path = existsSync(flags.model)
       ? flags.model
-      : await (await openFolders(configOf(command), logger)).paths.resolve('clip_vision', flags.model);
+      : await (await openFolders(config, logger)).paths.resolve('clip_vision', flags.model);
     const model = await engine.open(path);
     const { outputs, pixels, failures } = await encodeAll(engine, model, images, flags);
     for (const { image, error } of failures) process.stderr.write(`error: ${image}: ${messageOf(error)}\n`);

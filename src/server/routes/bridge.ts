@@ -25,7 +25,7 @@ const outputNames = Object.keys(OUTPUT_FIELDS) as [OutputName, ...OutputName[]];
 const encodeQuerySchema = z.object({
   model: z.string().min(1, 'name a model of the clip_vision folder'),
   crop: z.enum(['center', 'none']).default('center'),
-  precision: z.enum(['comfy', 'fp32']).default('comfy'),
+  precision: z.enum(['comfy', 'fp32', 'int8']).default('comfy'),
   outputs: z
     .string()
     .transform((text) => text.split(','))

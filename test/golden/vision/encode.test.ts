@@ -29,8 +29,9 @@ const E2E_PENULTIMATE_TOLERANCE = 3e-2;
 
 const models = join(goldenVisionFolder, 'models');
 const expectedFolder = join(goldenVisionFolder, 'expected');
-const { engine, inference } = startEngine();
-afterAll(() => inference[Symbol.asyncDispose]());
+const started = startEngine();
+const { engine } = started;
+afterAll(() => started[Symbol.asyncDispose]());
 
 const readContent = (name: string): ReturnType<typeof parseSafetensors> =>
   parseSafetensors(readFileSync(join(expectedFolder, `${name}.safetensors`)), name);

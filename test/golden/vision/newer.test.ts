@@ -26,8 +26,9 @@ const caseSchema = z.object({
   groups: z.array(z.object({ name: z.string(), crop: z.enum(['center', 'none']) })).min(1),
 });
 const files = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith('.json')) : [];
-const { engine, inference } = startEngine();
-afterAll(() => inference[Symbol.asyncDispose]());
+const started = startEngine();
+const { engine } = started;
+afterAll(() => started[Symbol.asyncDispose]());
 
 const OUTPUTS = Object.entries(OUTPUT_FIELDS) as [OutputName, keyof VisionOutput][];
 

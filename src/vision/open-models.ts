@@ -1,0 +1,148 @@
+/**
+ * Sessions of encoders that are in memory, inside the inference process.
+ *
+ * They are kept within a budget of memory, the least recently used one going first. Sizes are estimated before anything is
+ * loaded: onnxruntime holds fp32 weights whatever the file has, int8 weights as they are.
+ */
+import { stat } from 'node:fs/promises';
+import { totalmem } from 'node:os';
+import { dirname } from 'node:path';
+import { BridgeError, ModelNotFoundError, messageOf } from '../common/errors.js';
+import { readSafetensorsHeader, stampKey } from '../formats/index.js';
+import { Session, type Device, type Progress } from '../runtime/index.js';
+import { buildVisionGraph } from './graph.js';
+import { MicroBatch } from './micro-batch.js';
+import { resolveVisionModel, type ResolvedModel } from './model.js';
+import { quantizedWeights, storedWeights, type Precision } from './weight-values.js';
+
+/** Which session a call needs. */
+export interface ModelRequest {
+  /** Real path of the weights. */
+  readonly path: string;
+  readonly precision: Precision;
+  /** Real path of the quantised weights; with `int8` only. */
+  readonly quantized?: string;
+  readonly device: Device;
+  /** All hidden states are large: a graph that keeps them is a session of its own. */
+  readonly keepsAllStates: boolean;
+  /** What all sessions together may take. */
+  readonly memoryBudgetBytes?: number;
+}
+
+export interface OpenModel {
+  readonly resolved: ResolvedModel;
+  readonly session: Session;
+  readonly microBatch: MicroBatch;
+  readonly estimatedBytes: number;
+}
+
+/** Without a budget, models that are not in use may take half of the machine. */
+const DEFAULT_SHARE = 0.5;
+/** What onnxruntime needs beside the weights. */
+const OVERHEAD = 1.1;
+/** Bound of a run's largest values, all that live at once together. */
+const MAX_ACTIVATION_BYTES = 256 * 2 ** 20;
+const LIVE_VALUES = 4;
+const MAX_MICRO_BATCH = 64;
+
+export class OpenModels {
+  readonly #open = new Map<string, OpenModel>();
+
+  /**
+   * The session for a request, loaded if need be. Kept until others need its memory.
+   *
+   * @throws {ModelNotFoundError}, {ModelFormatError}; {BridgeError} `MEMORY_BUDGET_EXCEEDED`, `RUNTIME_FAILED`, `DEVICE_UNAVAILABLE`.
+   */
+  async acquire(request: ModelRequest, report: (progress: Progress) => void): Promise<OpenModel> {
+    const key = keyOf(request, await currentStamp(request.path));
+    const known = this.#open.get(key);
+    if (known !== undefined) {
+      this.#open.delete(key);
+      this.#open.set(key, known);
+      return known;
+    }
+    report({ stage: 'loading', model: request.path });
+    const fresh = await this.#load(request, report);
+    this.#open.set(keyOf(request, fresh.resolved.model.stamp), fresh);
+    return fresh;
+  }
+
+  async #load(request: ModelRequest, report: (progress: Progress) => void): Promise<OpenModel> {
+    const resolved = resolveVisionModel(await readSafetensorsHeader(request.path));
+    const { model, family } = resolved;
+    const quantized = request.quantized === undefined ? undefined : await readSafetensorsHeader(request.quantized);
+    const estimatedBytes = Math.ceil(OVERHEAD * (quantized?.sizeBytes ?? 4 * model.parameters));
+    await this.#makeRoom(estimatedBytes, request, model.family);
+
+    const { precision } = request;
+    const outputs = model.outputs.filter((output) => request.keepsAllStates || output !== 'all_hidden_states');
+    const graph = buildVisionGraph(
+      resolved,
+      (g) => {
+        if (precision !== 'int8') return storedWeights(g, resolved, precision);
+        if (quantized === undefined) throw new BridgeError('INTERNAL', 'int8 without quantised weights');
+        return quantizedWeights(g, resolved, quantized);
+      },
+      outputs,
+    );
+    const session = await Session.create(graph, {
+      weightsFolder: dirname(quantized?.path ?? model.path),
+      device: request.device,
+      isInt8: precision === 'int8',
+      onFallback: (device, reason) => {
+        report({ stage: 'fallback', device, reason });
+      },
+    });
+    const { intermediateSize, maxPatches = 0 } = model.config;
+    const tokens = family.tokens(model.config) ?? maxPatches;
+    const perPicture = LIVE_VALUES * tokens * intermediateSize * Float32Array.BYTES_PER_ELEMENT;
+    const microBatch = new MicroBatch(
+      Math.max(1, Math.min(MAX_MICRO_BATCH, Math.floor(MAX_ACTIVATION_BYTES / perPicture))),
+    );
+    return { resolved, session, microBatch, estimatedBytes };
+  }
+
+  async #makeRoom(bytes: number, { memoryBudgetBytes, precision }: ModelRequest, family: string): Promise<void> {
+    if (memoryBudgetBytes !== undefined && bytes > memoryBudgetBytes) {
+      const advice = precision === 'int8' ? '' : 'Ask for the precision int8, which needs about a quarter, or';
+      throw new BridgeError(
+        'MEMORY_BUDGET_EXCEEDED',
+        `${family} needs about ${gigabytes(bytes)} in memory in ${precision}; --memory-budget allows ${gigabytes(memoryBudgetBytes)}. ${advice} raise the budget.`.replace(
+          /\. {2}raise/,
+          '. Raise',
+        ),
+        { details: { neededBytes: bytes, budgetBytes: memoryBudgetBytes } },
+      );
+    }
+    const budget = memoryBudgetBytes ?? DEFAULT_SHARE * totalmem();
+    for (const [oldest, { session }] of this.#open) {
+      if (this.#totalBytes() + bytes <= budget) break;
+      this.#open.delete(oldest);
+      await session[Symbol.asyncDispose]();
+    }
+  }
+
+  #totalBytes(): number {
+    return [...this.#open.values()].reduce((sum, { estimatedBytes }) => sum + estimatedBytes, 0);
+  }
+}
+
+function gigabytes(bytes: number): string {
+  return `${(bytes / 1e9).toFixed(1)} GB`;
+}
+
+function keyOf({ precision, quantized = '', device, keepsAllStates }: ModelRequest, stamp: string): string {
+  return [stamp, precision, quantized, device, String(keepsAllStates)].join(' ');
+}
+
+async function currentStamp(path: string): Promise<string> {
+  try {
+    const { dev, ino, size, mtimeMs } = await stat(path);
+    return stampKey({ device: dev, inode: ino, sizeBytes: size, modifiedMs: mtimeMs });
+  } catch (error) {
+    throw new ModelNotFoundError(`The model file ${path} is gone: ${messageOf(error)}.`, {
+      cause: error,
+      details: { path },
+    });
+  }
+}
