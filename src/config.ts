@@ -188,6 +188,11 @@ export function parseConfig(values: Readonly<Record<string, unknown>>): BridgeCo
   return Object.freeze(parsed.data);
 }
 
+/** Largest request body, in bytes. */
+export function maxUploadBytes({ maxUploadSize }: BridgeConfig): number {
+  return Math.floor(maxUploadSize * 1024 * 1024);
+}
+
 function flagName(key: PropertyKey | undefined): string {
   return `--${String(key).replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 }

@@ -22,12 +22,12 @@ export type { ErrorCode } from './common/errors.js';
 export type { Logger } from './common/logger.js';
 export { ComfyUIPathResolver, ModelPathConfig, detectComfyUIInstallation } from './library/index.js';
 export type { ComfyUIInstallation, DetectionOptions, FolderStats, ModelFile } from './library/index.js';
+export type { ImageInput } from './image/index.js';
 export type { F32Tensor, Shape, U8Tensor } from './tensor/tensor.js';
 export type {
   EncodeImageOptions,
   EncoderOptions,
   ImageFeatures,
-  ImageInput,
   Precision,
   VisionModel,
   VisionOutput,

@@ -45,6 +45,7 @@ export const ERROR_CODES = {
   MEMORY_BUDGET_EXCEEDED: 'The model alone needs more memory than --memory-budget allows.',
   BUSY: 'Too much work is waiting. The same request will succeed later.',
   // server
+  BODY_TOO_LARGE: 'The request body, or a form in it, is larger than --max-upload-size.',
   PORT_IN_USE: 'Another program listens on this address.',
   NOT_FOUND: 'No such route, prompt or file.',
 } as const;

@@ -12,6 +12,7 @@ import { isJsonObject, type JsonObject, type JsonValue } from '../protocol/json.
 import type { HistoryEntry, NodeErrors, QueueItem, ValidationError } from '../protocol/prompt.js';
 import type { GraphEvent, GraphListener } from './events.js';
 import { Executor } from './executor.js';
+import { Heap } from './heap.js';
 import { pythonStr } from './python-text.js';
 import { validatePrompt, wholePromptError, type NodeTable } from './validation.js';
 
@@ -48,7 +49,9 @@ export class PromptQueue implements AsyncDisposable {
   readonly #options: PromptQueueOptions;
   readonly #executor: Executor;
   readonly #listeners = new Set<GraphListener>();
-  readonly #pending: QueueItem[] = [];
+  readonly #pending = new Heap<QueueItem>(
+    (a, b) => a.number - b.number || (a.promptId < b.promptId ? -1 : a.promptId > b.promptId ? 1 : 0),
+  );
   readonly #history = new Map<string, HistoryEntry>();
   #running: { readonly item: QueueItem; readonly controller: AbortController } | undefined;
   #counter = 0;
@@ -69,16 +72,16 @@ export class PromptQueue implements AsyncDisposable {
 
   /** Waiting and running prompts. */
   get remaining(): number {
-    return this.#pending.length + (this.#running === undefined ? 0 : 1);
+    return this.#pending.size + (this.#running === undefined ? 0 : 1);
   }
 
   get running(): QueueItem | undefined {
     return this.#running?.item;
   }
 
-  /** In the order in which they will run. */
+  /** In the order of ComfyUI's heap, the next one first: sort by number and prompt id for the order in which they run. */
   get pending(): readonly QueueItem[] {
-    return this.#pending;
+    return this.#pending.items;
   }
 
   /** @returns a function that ends the subscription */
@@ -131,17 +134,15 @@ export class PromptQueue implements AsyncDisposable {
   /** Removes waiting prompts; ids that are unknown, or running, are ignored. */
   delete(promptIds: readonly string[]): void {
     for (const id of promptIds) {
-      const at = this.#pending.findIndex(({ promptId }) => promptId === id);
-      if (at === -1) continue;
-      this.#pending.splice(at, 1);
+      if (this.#pending.remove(({ promptId }) => promptId === id) === undefined) continue;
       this.#emitStatus();
       // ComfyUI says it twice when the last waiting prompt goes.
-      if (this.#pending.length === 0) this.#emitStatus();
+      if (this.#pending.size === 0) this.#emitStatus();
     }
   }
 
   clear(): void {
-    this.#pending.length = 0;
+    this.#pending.clear();
     this.#emitStatus();
   }
 
@@ -186,7 +187,7 @@ export class PromptQueue implements AsyncDisposable {
   /** Interrupts what runs, drops what waits, and waits until the worker is at rest. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isClosed = true;
-    this.#pending.length = 0;
+    this.#pending.clear();
     this.interrupt();
     await this.#worker;
     this.#listeners.clear();
@@ -208,13 +209,10 @@ export class PromptQueue implements AsyncDisposable {
 
   #enqueue(item: QueueItem): void {
     const limit = this.#options.maxPending ?? MAX_PENDING;
-    if (this.#pending.length >= limit) {
+    if (this.#pending.size >= limit) {
       throw new BridgeError('BUSY', `${limit} prompts are waiting already; send this one again later.`);
     }
-    const before = this.#pending.findIndex(
-      (other) => other.number > item.number || (other.number === item.number && other.promptId > item.promptId),
-    );
-    this.#pending.splice(before === -1 ? this.#pending.length : before, 0, item);
+    this.#pending.push(item);
     this.#emitStatus();
     this.#worker ??= this.#work();
   }
@@ -222,11 +220,7 @@ export class PromptQueue implements AsyncDisposable {
   async #work(): Promise<void> {
     // The answer to the submission leaves before the first event of the run.
     await nextTurn();
-    for (
-      let item = this.#pending.shift();
-      item !== undefined;
-      item = this.#isClosed ? undefined : this.#pending.shift()
-    ) {
+    for (let item = this.#pending.pop(); item !== undefined; item = this.#isClosed ? undefined : this.#pending.pop()) {
       await this.#runOne(item);
     }
     this.#worker = undefined;

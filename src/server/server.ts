@@ -10,7 +10,8 @@ import fastify, { type FastifyInstance } from 'fastify';
 import { WebSocketServer } from 'ws';
 import type { Bridge } from '../bridge.js';
 import { BridgeError, InvalidRequestError, messageOf, systemCodeOf } from '../common/errors.js';
-import { createErrorHandler } from './error-handler.js';
+import { maxUploadBytes } from '../config.js';
+import { answerBrokenRequest, answerExpectation, createErrorHandler, isOwnRoute } from './error-handler.js';
 import { checkRequest, isLoopbackName, type GuardOptions } from './guard.js';
 import { Hub } from './hub.js';
 import { sendEmpty } from './reply.js';
@@ -92,11 +93,14 @@ export async function startServer(bridge: Bridge): Promise<BridgeServer> {
 
 async function createApp(bridge: Bridge, guard: GuardOptions): Promise<FastifyInstance> {
   const { config, logger } = bridge;
-  const bodyLimit = Math.floor(config.maxUploadSize * 1024 * 1024);
+  const bodyLimit = maxUploadBytes(config);
+  const handleError = createErrorHandler(logger, bodyLimit);
   const app = fastify({
     bodyLimit,
     routerOptions: { ignoreTrailingSlash: false, caseSensitive: true, maxParamLength: 4096 },
     exposeHeadRoutes: true,
+    // Before routing: an address that is no address.
+    frameworkErrors: (error, request, reply) => void handleError(error, request, reply),
   });
   app.removeAllContentTypeParsers();
   // ComfyUI parses bodies as JSON whatever their type says.
@@ -104,10 +108,11 @@ async function createApp(bridge: Bridge, guard: GuardOptions): Promise<FastifyIn
     done(null, body);
   });
   await app.register(multipart, { limits: { fileSize: bodyLimit, files: 1000, fields: 1000, parts: 2000 } });
-  app.setErrorHandler(createErrorHandler(logger));
-  app.setNotFoundHandler((request, reply) =>
-    request.method === 'GET' || request.method === 'HEAD' ? sendEmpty(reply, 404) : sendEmpty(reply, 405),
-  );
+  app.setErrorHandler(handleError);
+  app.setNotFoundHandler((request, reply) => {
+    if (isOwnRoute(request.url)) throw new BridgeError('NOT_FOUND', `There is no ${request.method} ${request.url}.`);
+    return sendEmpty(reply, request.method === 'GET' || request.method === 'HEAD' ? 404 : 405);
+  });
   app.addHook('onRequest', async (request, reply) => {
     const refusal = checkRequest(request.raw, guard);
     if (refusal !== undefined) {
@@ -133,8 +138,14 @@ function createListener({ config }: Bridge, app: FastifyInstance): Server {
   const answer = (request: IncomingMessage, response: Parameters<FastifyInstance['routing']>[1]): void => {
     app.routing(request, response);
   };
-  if (config.tlsKeyfile === undefined || config.tlsCertfile === undefined) return createHttpServer(answer);
-  return createHttpsServer({ key: readFileSync(config.tlsKeyfile), cert: readFileSync(config.tlsCertfile) }, answer);
+  const { tlsKeyfile: key, tlsCertfile: cert } = config;
+  const server =
+    key === undefined || cert === undefined
+      ? createHttpServer(answer)
+      : createHttpsServer({ key: readFileSync(key), cert: readFileSync(cert) }, answer);
+  server.on('clientError', answerBrokenRequest);
+  server.on('checkExpectation', answerExpectation);
+  return server;
 }
 
 interface UpgradeContext {

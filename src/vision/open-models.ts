@@ -25,6 +25,8 @@ export interface ModelRequest {
   readonly device: Device;
   /** All hidden states are large: a graph that keeps them is a session of its own. */
   readonly keepsAllStates: boolean;
+  /** The layer whose result is the penultimate hidden states, where it is not the last but one. */
+  readonly intermediate?: number;
   /** What all sessions together may take. */
   readonly memoryBudgetBytes?: number;
 }
@@ -84,6 +86,7 @@ export class OpenModels {
         return quantizedWeights(g, resolved, quantized);
       },
       outputs,
+      request.intermediate,
     );
     const session = await Session.create(graph, {
       weightsFolder: dirname(quantized?.path ?? model.path),
@@ -131,8 +134,8 @@ function gigabytes(bytes: number): string {
   return `${(bytes / 1e9).toFixed(1)} GB`;
 }
 
-function keyOf({ precision, quantized = '', device, keepsAllStates }: ModelRequest, stamp: string): string {
-  return [stamp, precision, quantized, device, String(keepsAllStates)].join(' ');
+function keyOf({ precision, quantized, device, keepsAllStates, intermediate }: ModelRequest, stamp: string): string {
+  return JSON.stringify([stamp, precision, quantized, device, keepsAllStates, intermediate]);
 }
 
 async function currentStamp(path: string): Promise<string> {

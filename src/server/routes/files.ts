@@ -6,7 +6,9 @@ import { basename, extname, join } from 'node:path';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Bridge } from '../../bridge.js';
 import { systemCodeOf } from '../../common/errors.js';
+import { maxUploadBytes } from '../../config.js';
 import { resolveInside, splitAnnotation, type FileArea } from '../../paths/index.js';
+import { readForm } from '../multipart.js';
 import { queryText, sendEmpty, sendJson } from '../reply.js';
 
 const AREAS: readonly string[] = ['input', 'output', 'temp'] satisfies FileArea[];
@@ -35,9 +37,9 @@ const CONTENT_TYPES: Readonly<Record<string, string>> = {
   '.flac': 'audio/flac',
 };
 
-export function registerFileRoutes(app: FastifyInstance, { directories }: Bridge, prefix: string): void {
+export function registerFileRoutes(app: FastifyInstance, { config, directories }: Bridge, prefix: string): void {
   app.post(`${prefix}/upload/image`, async (request, reply) => {
-    const form = await readUpload(request);
+    const form = await readUpload(request, maxUploadBytes(config));
     if (form.file === undefined || form.file.name === '' || form.file.name === '.' || form.file.name === '..')
       return sendEmpty(reply, 400);
     if (!isArea(form.type)) return sendEmpty(reply, 400);
@@ -66,20 +68,20 @@ interface Upload {
   isOverwrite: boolean;
 }
 
-async function readUpload(request: FastifyRequest): Promise<Upload> {
+async function readUpload(request: FastifyRequest, maxBytes: number): Promise<Upload> {
   const upload: Upload = { type: 'input', subfolder: '', isOverwrite: false };
   if (!request.isMultipart()) return upload;
-  for await (const part of request.parts()) {
+  for await (const part of readForm(request, maxBytes)) {
     if (part.type === 'file') {
-      const bytes = await part.toBuffer();
       // A file name is its last component, whatever the client's system writes between them.
-      if (part.fieldname === 'image') upload.file = { name: basename(part.filename.replaceAll('\\', '/')), bytes };
+      if (part.field === 'image')
+        upload.file = { name: basename(part.filename.replaceAll('\\', '/')), bytes: part.bytes };
       continue;
     }
-    const value = String(part.value);
-    if (part.fieldname === 'type') upload.type = value;
-    if (part.fieldname === 'subfolder') upload.subfolder = value;
-    if (part.fieldname === 'overwrite') upload.isOverwrite = value === 'true' || value === '1';
+    const { field, value } = part;
+    if (field === 'type') upload.type = value;
+    if (field === 'subfolder') upload.subfolder = value;
+    if (field === 'overwrite') upload.isOverwrite = value === 'true' || value === '1';
   }
   return upload;
 }

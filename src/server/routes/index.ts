@@ -2,6 +2,7 @@
 import type { FastifyInstance } from 'fastify';
 import type { Bridge } from '../../bridge.js';
 import { registerBridgeRoutes } from './bridge.js';
+import { registerEncodeRoute } from './encode.js';
 import { registerFileRoutes } from './files.js';
 import { registerModelRoutes } from './models.js';
 import { registerPromptRoutes } from './prompt.js';
@@ -15,4 +16,5 @@ export function registerRoutes(app: FastifyInstance, bridge: Bridge): void {
     registerSystemRoutes(app, bridge, prefix);
   }
   registerBridgeRoutes(app, bridge);
+  registerEncodeRoute(app, bridge);
 }

@@ -32,19 +32,10 @@ export async function readStored({ model, weights }: ResolvedModel, name: string
 /** A weight as f32; exact for every dtype that is read. @throws {ModelFormatError} */
 export async function readF32(resolved: ResolvedModel, name: string): Promise<Float32Array> {
   const tensor = await readStored(resolved, name);
-  switch (tensor.dtype) {
-    case 'F32':
-      return tensor.data;
-    case 'F16':
-      return f16ToF32Array(tensor.data);
-    case 'BF16':
-      return bf16ToF32Array(tensor.data);
-    default:
-      throw new ModelFormatError(
-        'TENSOR_INVALID',
-        `${name} is stored as ${tensor.dtype}, which int8 is not made from.`,
-      );
-  }
+  if (tensor.dtype === 'F32') return tensor.data;
+  if (tensor.dtype === 'F16') return f16ToF32Array(tensor.data);
+  if (tensor.dtype === 'BF16') return bf16ToF32Array(tensor.data);
+  throw new ModelFormatError('TENSOR_INVALID', `${name} is stored as ${tensor.dtype}, which int8 is not made from.`);
 }
 
 function isDType(dtype: string): dtype is DType {
