@@ -1,5 +1,6 @@
 /**
- * One model file to what is known of it, from its header alone. Synchronous: it runs in the threads of a scan.
+ * One model file to what is known of it, from its header alone. Reading is synchronous but for PyTorch files: it runs in
+ * the threads of a scan.
  *
  * The content decides on the format, not the ending. A broken file is a result like any other: its problem is told, and
  * the scan goes on.
@@ -7,11 +8,12 @@
 import { closeSync, fstatSync, openSync, readSync, type Stats } from 'node:fs';
 import { basename, extname } from 'node:path';
 import { BridgeError, messageOf } from '../common/errors.js';
-import { ByteSource, HeaderScanner, headerLength, readGgufHeader, readOnnxMetadata } from '../formats/index.js';
+import { ByteSource, HeaderScanner, headerLength, readGgufHeader, readOnnxMetadata, inspectPickle } from '../formats/index.js';
 import { f16BitsToF32 } from '../tensor/float16.js';
 import { classifyTable } from './classify/table.js';
 import type { ModelFacts, TableFacts } from './classify/facts.js';
 import { joinFacts, readMetadataFacts } from './classify/metadata.js';
+import { describePickle } from './classify/pickles.js';
 import { describeGguf, describeOnnx } from './classify/containers.js';
 
 export type ModelFormat = 'safetensors' | 'gguf' | 'onnx' | 'pickle-zip' | 'pickle-legacy';
@@ -51,6 +53,8 @@ export interface FileStat {
   readonly modifiedMs: number;
 }
 
+export type FileReading = ModelReading & { readonly stat?: FileStat };
+
 /** A header of usual length is read in one go. */
 const FIRST_READ_BYTES = 16_384;
 const ZIP_MAGIC = 0x04034b50;
@@ -67,8 +71,18 @@ export class ModelReader {
   /** What the last header took: the next one is probably as long. */
   #expectedBytes = FIRST_READ_BYTES;
 
-  /** Never throws for a file that is broken, vanished or may not be read. */
-  read(path: string): ModelReading & { readonly stat?: FileStat } {
+  /** Never rejects for a file that is broken, vanished or may not be read. */
+  async read(path: string): Promise<FileReading> {
+    const reading = this.#open(path);
+    if (reading.format !== 'pickle-zip' && reading.format !== 'pickle-legacy') return reading;
+    try {
+      return { ...reading, ...describePickle(await inspectPickle(path)) };
+    } catch (error) {
+      return { ...reading, status: 'unreadable', problem: messageOf(error) };
+    }
+  }
+
+  #open(path: string): FileReading {
     let file: number | undefined;
     try {
       file = openSync(path, 'r');

@@ -31,11 +31,11 @@ const SIGN_OF_LIFE_MS = 500;
 export function serveScan(): void {
   const reader = new ModelReader();
   parentPort?.on('message', (request: ScanRequest) => {
-    parentPort?.postMessage(answer(reader, request));
+    void answer(reader, request).then((result) => parentPort?.postMessage(result));
   });
 }
 
-function answer(reader: ModelReader, request: ScanRequest): ScanAnswer {
+async function answer(reader: ModelReader, request: ScanRequest): Promise<ScanAnswer> {
   const { id } = request;
   let told = performance.now();
   const alive = (): void => {
@@ -47,18 +47,19 @@ function answer(reader: ModelReader, request: ScanRequest): ScanAnswer {
   try {
     if (request.type === 'walk')
       return { id, type: 'walked', files: walkModels(request.root, request.excluded, alive) };
-    const models = request.paths.map((path) => {
+    const models: ReadModel[] = [];
+    for (const path of request.paths) {
       alive();
-      return readOne(reader, path);
-    });
+      models.push(await readOne(reader, path));
+    }
     return { id, type: 'read', models: JSON.stringify(models) };
   } catch (error) {
     return { id, type: 'failed', message: messageOf(error) };
   }
 }
 
-function readOne(reader: ModelReader, path: string): ReadModel {
-  const { stat, ...reading } = reader.read(path);
+async function readOne(reader: ModelReader, path: string): Promise<ReadModel> {
+  const { stat, ...reading } = await reader.read(path);
   return {
     path,
     ...(stat === undefined ? {} : { key: rowKey(stat) }),

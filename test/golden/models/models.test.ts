@@ -20,7 +20,7 @@ afterAll(async () => {
 describe('model files are told by their header', () => {
   it.each(cases)('$file', async (golden) => {
     const path = await modelCasePath(golden, folder);
-    const { status, format, problem, headerBytes, facts, gguf, pickle } = reader.read(path);
+    const { status, format, problem, headerBytes, facts, gguf, pickle } = await reader.read(path);
     if (golden.bad !== undefined) {
       expect(status).not.toBe('ok');
       expect(problem).toBeTypeOf('string');
@@ -65,7 +65,7 @@ describe('model files are told by their header', () => {
 
 describe('hashes', () => {
   it.each(cases.filter(({ hashes }) => hashes !== undefined))('$file', async (golden) => {
-    const { headerBytes, format, facts } = reader.read(await modelCasePath(golden, folder));
+    const { headerBytes, format, facts } = await reader.read(await modelCasePath(golden, folder));
     const dataStart = format === 'safetensors' && headerBytes !== undefined ? headerBytes + 8 : undefined;
     const found = await hashModel(await modelCasePath(golden, folder), { dataStart });
     const { autoV3Embedded, embeddedMatches, sshsLegacy, ...hashes } = golden.hashes ?? {};
