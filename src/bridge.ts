@@ -5,6 +5,7 @@ import { mkdir, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { cacheDirectory } from './common/environment.js';
 import { BridgeError } from './common/errors.js';
+import { LogBook } from './common/log-book.js';
 import type { Logger } from './common/logger.js';
 import type { BridgeConfig } from './config.js';
 import { PromptQueue, type NodeTable } from './graph/index.js';
@@ -17,6 +18,7 @@ import {
 import { createNodes } from './nodes/index.js';
 import { FolderPaths, type FileArea, type PathsChange } from './paths/index.js';
 import { InferenceProcess } from './runtime/index.js';
+import { PromptJournal } from './store/index.js';
 import { askRunningComfyUI, type RunningComfyUI } from './upstream/index.js';
 import { VisionEngine } from './vision/index.js';
 import { INFERENCE_PROCESS_ENTRY } from './workers/index.js';
@@ -24,10 +26,12 @@ import { INFERENCE_PROCESS_ENTRY } from './workers/index.js';
 export interface Bridge extends AsyncDisposable {
   readonly config: BridgeConfig;
   readonly logger: Logger;
+  /** The last lines of the log. */
+  readonly logs: LogBook;
   /** The installation whose folders are read; undefined with --base-directory alone. */
   readonly installation: ComfyUIInstallation | undefined;
   readonly paths: FolderPaths;
-  readonly directories: Readonly<Record<FileArea | 'data', string>>;
+  readonly directories: Readonly<Record<FileArea | 'data' | 'user', string>>;
   readonly inference: InferenceProcess;
   readonly vision: VisionEngine;
   readonly nodes: NodeTable;
@@ -42,7 +46,9 @@ const MAX_PENDING_ENCODES = 256;
  *
  * @throws {BridgeError} `COMFYUI_NOT_FOUND`; `PATHS_CONFIG_INVALID` with every error of every configuration file.
  */
-export async function createBridge(config: BridgeConfig, logger: Logger): Promise<Bridge> {
+export async function createBridge(config: BridgeConfig, outerLogger: Logger): Promise<Bridge> {
+  const logs = new LogBook();
+  const logger = logs.record(outerLogger);
   const { installation, paths } = await openFolders(config, logger);
   for (const { severity, ...problem } of paths.problems) logger.warn(problem, `model paths: ${severity}`);
   const errors = paths.problems.filter(({ severity }) => severity === 'error');
@@ -64,6 +70,7 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
     input: paths.inputDirectory,
     output: paths.outputDirectory,
     temp: config.tempDirectory === undefined ? ownTemp : resolve(config.tempDirectory),
+    user: config.userDirectory === undefined ? join(data, 'user') : resolve(config.userDirectory),
     data,
   };
   await rm(ownTemp, { recursive: true, force: true });
@@ -80,10 +87,22 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
     reportChange(change, logger);
   });
   const nodes = createNodes({ paths, directories, vision, disableMetadata: config.disableMetadata });
-  const queue = new PromptQueue({ table: nodes, logger });
+  const journal = config.persistQueue ? await PromptJournal.open(data, String(config.port), logger) : undefined;
+  const queue = new PromptQueue({
+    table: nodes,
+    logger,
+    dialect: config.dialect,
+    maxPending: config.maxQueue,
+    maxHistory: config.maxHistory,
+    ...(journal === undefined ? {} : { journal }),
+  });
+  const unfinished = journal?.takeUnfinished() ?? [];
+  if (unfinished.length > 0) logger.info({ prompts: unfinished.length }, 'accepted prompts of the last run go on');
+  queue.restore(unfinished);
   return {
     config,
     logger,
+    logs,
     installation,
     paths,
     directories,
@@ -93,6 +112,7 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
     queue,
     async [Symbol.asyncDispose]() {
       await queue[Symbol.asyncDispose]();
+      await journal?.[Symbol.asyncDispose]();
       await inference[Symbol.asyncDispose]();
       await paths[Symbol.asyncDispose]();
       await rm(ownTemp, { recursive: true, force: true });

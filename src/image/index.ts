@@ -13,3 +13,4 @@ export {
 } from './preprocess.js';
 export { axisMatrix } from './resample.js';
 export { encodePng } from './encode.js';
+export { encodeChannels, encodePreview, replaceAlpha } from './view.js';

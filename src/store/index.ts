@@ -5,6 +5,7 @@ import { openEnvironment } from './environment.js';
 import { FeatureStore } from './feature-store.js';
 
 export type { FeatureStore, FeatureStoreStats } from './feature-store.js';
+export { PromptJournal } from './prompt-journal.js';
 
 export interface StoreOptions {
   /** A folder of ours; made if missing. */
