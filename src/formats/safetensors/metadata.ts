@@ -24,7 +24,7 @@ export async function readSafetensorsMetadata(path: string, maxHeaderBytes: numb
     const prefix = Buffer.alloc(8);
     if ((await file.read(prefix, 0, 8, 0)).bytesRead < 8) throw invalid('it is too short for a header');
     const length = prefix.readBigUInt64LE();
-    if (length > BigInt(maxHeaderBytes)) return undefined;
+    if (length === 0n || length > BigInt(maxHeaderBytes)) return undefined;
     const json = Buffer.alloc(Number(length));
     const { bytesRead } = await file.read(json, 0, json.length, 8);
     if (bytesRead < json.length) throw invalid('its header is cut off');

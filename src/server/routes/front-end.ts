@@ -37,7 +37,7 @@ export function registerFrontEndRoutes(app: FastifyInstance, context: ServerCont
   const index = async (request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> => {
     if (frontEnd.root !== undefined)
       return sendFile(reply, request, join(frontEnd.root, 'index.html'), { isProgram: true, headers: NO_CACHE });
-    return reply.headers({ ...NO_CACHE, 'content-type': 'text/html; charset=utf-8' }).send(indexPage(context));
+    return reply.headers({ ...NO_CACHE, 'content-type': 'text/html' }).send(indexPage(context));
   };
   app.get('/', index);
   app.get('/api/', index);

@@ -9,7 +9,15 @@ import { pathText, queryText, readJsonBody, sendEmpty, sendJson, sendText } from
 export function registerPromptRoutes(app: FastifyInstance, { bridge }: ServerContext, prefix: string): void {
   const { queue } = bridge;
   // Upgrades never get here: the listener takes them first.
-  app.get(`${prefix}/ws`, (_request, reply) => sendText(reply, 400, 'This is a websocket: ask for an upgrade.'));
+  app.get(`${prefix}/ws`, (request, reply) => {
+    const asked = request.headers.upgrade ?? 'None';
+    return sendText(
+      reply,
+      400,
+      `No WebSocket UPGRADE hdr: ${asked}
+ Can "Upgrade" only to "WebSocket".`,
+    );
+  });
 
   app.get(`${prefix}/prompt`, (_request, reply) =>
     sendJson(reply, { exec_info: { queue_remaining: queue.remaining } }),

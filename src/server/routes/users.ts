@@ -1,5 +1,5 @@
 /** `/users` and `/settings`. */
-import { readFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { InvalidRequestError, messageOf, systemCodeOf } from '../../common/errors.js';
@@ -58,6 +58,7 @@ export function registerUserRoutes(app: FastifyInstance, { bridge, users }: Serv
         throw new InvalidRequestError(
           `Settings may take ${MAX_SETTINGS_BYTES} bytes; these would take ${text.length}.`,
         );
+      await mkdir(root, { recursive: true });
       await replaceFile(settingsFile(root), text);
     });
     const settled = turn.catch(() => undefined);

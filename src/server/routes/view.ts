@@ -31,10 +31,10 @@ export function registerViewRoutes(app: FastifyInstance, { bridge }: ServerConte
     const given = queryText(request, 'filename');
     if (given === undefined) return sendEmpty(reply, 404);
     const { name, area = queryText(request, 'type') ?? 'output' } = splitAnnotation(given);
-    if (name === '' || name.startsWith('/') || name.includes('..') || name.includes('\0') || !isFileArea(area))
-      return sendEmpty(reply, 400);
+    if (name === '' || name.startsWith('/') || name.includes('..') || !isFileArea(area)) return sendEmpty(reply, 400);
     const folder = resolveInside(directories[area], queryText(request, 'subfolder') ?? '');
     if (folder === undefined) return sendEmpty(reply, 403);
+    if (name.includes('\0')) return sendEmpty(reply, 404); // no file has such a name
     const path = join(folder, basename(name.replaceAll('\\', '/')));
     const disposition = { 'content-disposition': `filename="${headerText(basename(path))}"` };
     const preview = queryText(request, 'preview');
