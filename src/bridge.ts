@@ -36,6 +36,8 @@ export interface Bridge extends AsyncDisposable {
   readonly vision: VisionEngine;
   readonly nodes: NodeTable;
   readonly queue: PromptQueue;
+  /** Takes up what --persist-queue kept of the last run. Once, when no other server can be at it: the port is ours. */
+  resume(): void;
 }
 
 /** Encodes that may wait for the inference process. */
@@ -96,9 +98,6 @@ export async function createBridge(config: BridgeConfig, outerLogger: Logger): P
     maxHistory: config.maxHistory,
     ...(journal === undefined ? {} : { journal }),
   });
-  const unfinished = journal?.takeUnfinished() ?? [];
-  if (unfinished.length > 0) logger.info({ prompts: unfinished.length }, 'accepted prompts of the last run go on');
-  queue.restore(unfinished);
   return {
     config,
     logger,
@@ -110,6 +109,11 @@ export async function createBridge(config: BridgeConfig, outerLogger: Logger): P
     vision,
     nodes,
     queue,
+    resume() {
+      const unfinished = journal?.takeUnfinished() ?? [];
+      if (unfinished.length > 0) logger.info({ prompts: unfinished.length }, 'accepted prompts of the last run go on');
+      queue.restore(unfinished);
+    },
     async [Symbol.asyncDispose]() {
       await queue[Symbol.asyncDispose]();
       await journal?.[Symbol.asyncDispose]();

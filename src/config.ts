@@ -219,6 +219,9 @@ export function parseConfig(values: Readonly<Record<string, unknown>>): BridgeCo
   if ((parsed.data.tlsKeyfile === undefined) !== (parsed.data.tlsCertfile === undefined)) {
     throw new InvalidRequestError('--tls-keyfile and --tls-certfile belong together: give both, or neither.');
   }
+  if (parsed.data.persistQueue && parsed.data.port === 0) {
+    throw new InvalidRequestError('--persist-queue needs a --port of its own: by it the next start finds the queue.');
+  }
   return Object.freeze(parsed.data);
 }
 

@@ -91,13 +91,11 @@ function collectRoutes(app: FastifyInstance): (path: string) => readonly string[
     routes.set(url, methods);
   });
   return (path) => {
-    for (const [url, methods] of routes) {
-      if (!matches(url.split('/'), path.split('/'))) continue;
-      const isOnlyPosted = !methods.has('GET');
-      // Every path may be asked for: the static files answer.
-      return [...new Set([...methods, ...(isOnlyPosted ? ['GET', 'HEAD'] : [])])].sort();
-    }
-    return undefined;
+    const found = [...routes].filter(([url]) => matches(url.split('/'), path.split('/')));
+    const methods = new Set(found.flatMap(([, names]) => [...names]));
+    if (methods.size === 0) return undefined;
+    // Every path may be asked for: where no route answers, the static files do.
+    return [...methods.add('GET').add('HEAD')].sort();
   };
 }
 

@@ -104,6 +104,7 @@ export async function startServer(bridge: Bridge): Promise<BridgeServer> {
   const host =
     first === '0.0.0.0' ? '127.0.0.1' : first === '::' ? '[::1]' : first.includes(':') ? `[${first}]` : first;
   const url = `${config.tlsKeyfile === undefined ? 'http' : 'https'}://${host}:${port}`;
+  bridge.resume();
   logger.info({ url }, 'listening');
   let closing: Promise<void> | undefined;
   return { url, port, [Symbol.asyncDispose]: () => (closing ??= closeAll()) };
