@@ -116,8 +116,9 @@ export class Hub {
     const targets = this.#targets(event.to);
     if (targets.length === 0) return;
     if (event.kind === 'json') {
-      const text = writeJson({ type: event.type, data: event.data });
-      for (const client of targets) this.#send(client, text);
+      // Encoded once, however many it goes to.
+      const text = Buffer.from(writeJson({ type: event.type, data: event.data }));
+      for (const client of targets) this.#send(client, text, false);
     } else if (event.kind === 'text') {
       const frame = textFrame(event.nodeId, event.text);
       for (const client of targets) this.#send(client, frame);
@@ -201,7 +202,7 @@ export class Hub {
     this.#send(client, writeJson({ type, data }));
   }
 
-  #send(client: Client, data: string | Buffer): void {
+  #send(client: Client, data: string | Buffer, isBinary = typeof data !== 'string'): void {
     const { socket } = client;
     if (socket.readyState !== socket.OPEN) return;
     if (socket.bufferedAmount > this.#limits.maxBufferedBytes) {
@@ -212,6 +213,6 @@ export class Hub {
       socket.terminate();
       return;
     }
-    socket.send(data);
+    socket.send(data, { binary: isBinary });
   }
 }

@@ -134,7 +134,7 @@ describe('/view and masks', () => {
     const decode = async (query: string): Promise<{ format: string; pixel: number[] }> => {
       const bytes = Buffer.from(await (await ask(`/view?filename=half.png&${query}`)).arrayBuffer());
       const { data } = await sharp(bytes).raw().toBuffer({ resolveWithObject: true });
-      const { format, channels = 0 } = await sharp(bytes).metadata();
+      const { format, channels } = await sharp(bytes).metadata();
       return { format, pixel: [...data.subarray(0, channels)] };
     };
     expect(await decode('preview=webp;90')).toMatchObject({ format: 'webp', pixel: { length: 4 } });
