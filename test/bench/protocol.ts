@@ -8,15 +8,18 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
 import { Agent, request } from 'node:http';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import sharp from 'sharp';
 import WebSocket from 'ws';
 import { createDemoTree } from '../../src/cli/demo/tree.js';
 import { printLine, printTable } from '../../src/cli/output.js';
+import { silentLogger } from '../../src/common/logger.js';
+import { PromptQueue } from '../../src/graph/index.js';
+import { startServer } from '../../src/server/index.js';
+import { startTestBridge } from '../support/bridge.js';
+import { fixtureNodes } from '../support/fixture-nodes.js';
 
 const STARTS = 5;
 const ROUND_TRIPS = 300;
@@ -24,8 +27,6 @@ const WARM_UP = 100;
 const CLIENTS = 1000;
 const WATCHED_PROMPTS = 200;
 const QUEUED = 2000;
-const SLOW_PROMPTS = 40;
-const SLOW_PICTURE = 'slow.png';
 const BOUNDS = { readyMs: 500, roundTripMs: 1.7, acceptMs: 20, clientKb: 50 };
 
 const main = new URL('../../dist/cli/main.js', import.meta.url).pathname;
@@ -151,31 +152,28 @@ async function measureClients(served: Served): Promise<{ kbPerClient: number; se
   return { kbPerClient, seconds, wrong };
 }
 
-/** Behind prompts that take a while, so that the queue grows. */
-async function measureAccepting(port: number): Promise<{ times: number[]; waiting: number }> {
+/** Behind a prompt that takes longer than all of this, so that every one has to wait; server and client in one process. */
+async function measureAccepting(): Promise<{ times: number[]; waiting: number }> {
+  await using started = await startTestBridge();
+  const nodes = new Map(fixtureNodes.map((node) => [node.classType, node] as const));
+  await using queue = new PromptQueue({ table: nodes, logger: silentLogger });
+  await using server = await startServer({ ...started.bridge, nodes, queue });
+  const submit = (steps: number): Promise<string> => {
+    const slow = { class_type: 'FxSteps', inputs: { steps, delay_ms: 1000, preview: 'none' } };
+    const echo = { class_type: 'FxEcho', inputs: { value: ['1', 0] } };
+    return call(server.port, 'POST', '/prompt', JSON.stringify({ prompt: { '1': slow, '2': echo } }));
+  };
   const times: number[] = [];
-  for (let i = 0; i < SLOW_PROMPTS; i += 1) {
-    const load = { class_type: 'LoadImage', inputs: { image: SLOW_PICTURE, label: i } };
-    const show = { class_type: 'PreviewImage', inputs: { images: ['1', 0] } };
-    await call(port, 'POST', '/prompt', JSON.stringify({ prompt: { '1': load, '2': show } }));
-  }
+  await submit(1000);
   for (let i = 0; i < QUEUED; i += 1) {
-    const body = promptBody();
     const begin = performance.now();
-    await call(port, 'POST', '/prompt', body);
+    await submit(1);
     times.push(performance.now() - begin);
   }
-  const { exec_info: info } = JSON.parse(await call(port, 'GET', '/prompt')) as {
-    exec_info: { queue_remaining: number };
-  };
-  return { times, waiting: info.queue_remaining };
+  return { times, waiting: queue.pending.length };
 }
 
 try {
-  await mkdir(join(tree.root, 'input'), { recursive: true });
-  await sharp({ create: { width: 3000, height: 2000, channels: 3, background: { r: 9, g: 9, b: 9 } } })
-    .png()
-    .toFile(join(tree.root, 'input', SLOW_PICTURE));
   const starts: number[] = [];
   for (let i = 0; i < STARTS; i += 1) {
     const served = await serve();
@@ -185,8 +183,9 @@ try {
   const served = await serve();
   const roundTrips = await measureRoundTrips(served.port);
   const { kbPerClient, seconds, wrong } = await measureClients(served);
-  const { times: accepts, waiting } = await measureAccepting(served.port);
   await stop(served);
+  agent.destroy();
+  const { times: accepts, waiting } = await measureAccepting();
   const rows: [string, number, number][] = [
     ['ready after start, ms, median', quantile(starts, 0.5), BOUNDS.readyMs],
     ['prompt to success, ms, p50', quantile(roundTrips, 0.5), BOUNDS.roundTripMs],
