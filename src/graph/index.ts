@@ -3,6 +3,6 @@ export type { GraphEvent, NodePlace } from './events.js';
 export type { NodeContext, NodeDefinition, NodeInputs } from './node-definition.js';
 export { PythonError } from './node-call.js';
 export { nodeInfo } from './object-info.js';
-export { PromptQueue, type QueueJournal, type Submission } from './prompt-queue.js';
+export { PromptQueue, type Submission } from './prompt-queue.js';
 export { pythonRepr } from './python-text.js';
 export type { NodeTable } from './validation.js';

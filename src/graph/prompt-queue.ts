@@ -44,7 +44,7 @@ interface PromptQueueOptions {
 }
 
 /** Where accepted prompts are kept until they are done with. */
-export interface QueueJournal {
+interface QueueJournal {
   /** Settles when the prompt survives a crash; before that it is not accepted. */
   accepted(item: QueueItem): Promise<void>;
   /** The prompt ran, or was deleted. */
