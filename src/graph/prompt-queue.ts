@@ -18,6 +18,7 @@ import {
 } from '../protocol/prompt.js';
 import type { GraphEvent, GraphListener } from './events.js';
 import { Executor } from './executor.js';
+import { Heap } from './heap.js';
 import { pythonStr } from './python-text.js';
 import { validatePrompt, wholePromptError, type GraphDialect, type NodeTable } from './validation.js';
 
@@ -65,7 +66,9 @@ export class PromptQueue implements AsyncDisposable {
   readonly #options: PromptQueueOptions;
   readonly #executor: Executor;
   readonly #listeners = new Set<GraphListener>();
-  readonly #pending: QueueItem[] = [];
+  readonly #pending = new Heap<QueueItem>(
+    (a, b) => a.number - b.number || (a.promptId < b.promptId ? -1 : a.promptId > b.promptId ? 1 : 0),
+  );
   readonly #history = new Map<string, HistoryEntry>();
   #running: { readonly item: QueueItem; readonly controller: AbortController } | undefined;
   #counter = 0;
@@ -86,16 +89,16 @@ export class PromptQueue implements AsyncDisposable {
 
   /** Waiting and running prompts. */
   get remaining(): number {
-    return this.#pending.length + (this.#running === undefined ? 0 : 1);
+    return this.#pending.size + (this.#running === undefined ? 0 : 1);
   }
 
   get running(): QueueItem | undefined {
     return this.#running?.item;
   }
 
-  /** In the order in which they will run. */
+  /** In the order of ComfyUI's heap, the next one first: sort by number and prompt id for the order in which they run. */
   get pending(): readonly QueueItem[] {
-    return this.#pending;
+    return this.#pending.items;
   }
 
   /** @returns a function that ends the subscription */
@@ -157,26 +160,27 @@ export class PromptQueue implements AsyncDisposable {
   /** Removes waiting prompts; ids that are unknown, or running, are ignored. */
   delete(promptIds: readonly string[]): void {
     for (const id of promptIds) {
-      const at = this.#pending.findIndex(({ promptId }) => promptId === id);
-      if (at === -1) continue;
-      this.#forget(this.#pending.splice(at, 1));
+      const removed = this.#pending.remove(({ promptId }) => promptId === id);
+      if (removed === undefined) continue;
+      this.#forget([removed]);
       this.#emitStatus();
       // ComfyUI says it twice when the last waiting prompt goes.
-      if (this.#pending.length === 0) this.#emitStatus();
+      if (this.#pending.size === 0) this.#emitStatus();
     }
   }
 
   clear(): void {
-    this.#forget(this.#pending.splice(0));
+    this.#forget([...this.#pending.items]);
+    this.#pending.clear();
     this.#emitStatus();
   }
 
   /** Deletes or interrupts jobs by id; true when one of them was waiting or running. */
   cancel(promptIds: readonly string[]): boolean {
-    const before = this.#pending.length;
+    const before = this.#pending.size;
     this.delete(promptIds);
     const isInterrupted = promptIds.map((id) => this.interrupt(id)).includes(true);
-    return isInterrupted || this.#pending.length < before;
+    return isInterrupted || this.#pending.size < before;
   }
 
   /** Puts back what was accepted before a crash or a stop; before anything else is submitted. */
@@ -238,7 +242,7 @@ export class PromptQueue implements AsyncDisposable {
   /** Interrupts what runs, drops what waits, and waits until the worker is at rest. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isClosed = true;
-    this.#pending.length = 0;
+    this.#pending.clear();
     this.interrupt();
     await this.#worker;
     this.#listeners.clear();
@@ -269,7 +273,7 @@ export class PromptQueue implements AsyncDisposable {
   async #enqueue(item: QueueItem): Promise<void> {
     const limit = this.#options.maxPending ?? MAX_PENDING;
     if (this.#isClosed) throw new BridgeError('BUSY', 'The server is stopping; send this prompt again later.');
-    if (this.#pending.length >= limit) {
+    if (this.#pending.size >= limit) {
       throw new BridgeError('BUSY', `${limit} prompts are waiting already; send this one again later.`);
     }
     await this.#options.journal?.accepted(item);
@@ -278,10 +282,7 @@ export class PromptQueue implements AsyncDisposable {
   }
 
   #add(item: QueueItem): void {
-    const before = this.#pending.findIndex(
-      (other) => other.number > item.number || (other.number === item.number && other.promptId > item.promptId),
-    );
-    this.#pending.splice(before === -1 ? this.#pending.length : before, 0, item);
+    this.#pending.push(item);
     this.#emitStatus();
     // Of a server that stops meanwhile, the journal keeps the prompt for the next start.
     if (!this.#isClosed) this.#worker ??= this.#work();
@@ -290,7 +291,7 @@ export class PromptQueue implements AsyncDisposable {
   async #work(): Promise<void> {
     // The answer to the submission leaves before the first event of the run.
     await nextTurn();
-    const next = (): QueueItem | undefined => (this.#isClosed ? undefined : this.#pending.shift());
+    const next = (): QueueItem | undefined => (this.#isClosed ? undefined : this.#pending.pop());
     for (let item = next(); item !== undefined; item = next()) await this.#runOne(item);
     this.#worker = undefined;
   }

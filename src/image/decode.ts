@@ -13,7 +13,7 @@ import { BridgeError, messageOf } from '../common/errors.js';
 import { f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 
 /** Where Pillow, and so ComfyUI, suspects a decompression bomb; counted over all frames here. */
-const MAX_PIXELS = 178_956_970;
+export const MAX_PIXELS = 178_956_970;
 
 export interface DecodedImage {
   /** `[B, H, W, 3]`: one entry per frame. */

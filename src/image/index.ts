@@ -14,3 +14,5 @@ export {
 export { axisMatrix } from './resample.js';
 export { encodePng } from './encode.js';
 export { encodeChannels, encodePreview, replaceAlpha } from './view.js';
+export { checkPixels, upscale, UPSCALE_METHODS } from './upscale.js';
+export { inSlices } from './slices.js';

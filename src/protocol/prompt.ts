@@ -69,3 +69,16 @@ export function asLink(value: JsonValue | undefined): readonly [string, number] 
   const [id, slot] = value as readonly JsonValue[];
   return typeof id === 'string' && typeof slot === 'number' ? [id, slot] : undefined;
 }
+
+/** The key under which a client passes a list that is no link. */
+const LITERAL = '__value__';
+
+/** A literal that `asLink` takes for what it is: lists that look like links stay wrapped as the client sent them. */
+export function wrapLiteral(value: JsonValue): JsonValue {
+  return asLink(value) === undefined ? value : new Map([[LITERAL, value]]);
+}
+
+/** The value of a literal input, unwrapped. */
+export function literalOf(value: JsonValue): JsonValue {
+  return value instanceof Map ? ((value as JsonObject).get(LITERAL) ?? value) : value;
+}
