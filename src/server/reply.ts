@@ -24,6 +24,25 @@ export function abortWhenClosed(reply: FastifyReply): AbortSignal {
   return controller.signal;
 }
 
+export function sendText(reply: FastifyReply, status: number, text: string): FastifyReply {
+  return reply.status(status).header('content-type', 'text/plain; charset=utf-8').send(text);
+}
+
+/** What ComfyUI sends when one of its own files is at fault: not the request, and not a defect of the server either. */
+export function sendServerError(reply: FastifyReply): FastifyReply {
+  return sendText(reply, 500, '500 Internal Server Error\n\nServer got itself in trouble');
+}
+
+/** The bytes of the body; none where there is no body. @throws {InvalidRequestError} for a form */
+export function readRawBody(request: FastifyRequest): Buffer {
+  if (request.body instanceof Buffer) return request.body;
+  if (request.body === undefined || request.body === null) {
+    if (request.isMultipart()) throw new InvalidRequestError('Send the content itself as the body, not a form.');
+    return Buffer.alloc(0);
+  }
+  throw new InvalidRequestError('The body is not bytes.');
+}
+
 /** The body as JSON, whatever the content type says. @throws {InvalidRequestError} */
 export function readJsonBody(request: FastifyRequest): JsonValue {
   const { body } = request;

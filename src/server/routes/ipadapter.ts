@@ -25,17 +25,21 @@ import {
 } from '../../adapter/index.js';
 import type { Bridge } from '../../bridge.js';
 import { BridgeError, InvalidRequestError } from '../../common/errors.js';
+import { maxUploadBytes } from '../../config.js';
 import { faceSimilarity } from '../../faces/index.js';
 import { parseSafetensors, serializeSafetensors } from '../../formats/index.js';
 import { decodeImage } from '../../image/index.js';
 import type { Jsonable } from '../../protocol/json.js';
 import type { F32Tensor, Tensor, U8Tensor } from '../../tensor/tensor.js';
 import type { VisionModel } from '../../vision/index.js';
+import { readForm } from '../multipart.js';
 import { abortWhenClosed, SAFETENSORS, sendJson } from '../reply.js';
 
 const MAX_LAYERS = 1000;
 const MAX_WEIGHTS = 256;
 const MAX_EMBEDS = 64;
+/** Pictures of one request: all are held as pixels until they are encoded. */
+const MAX_PICTURES = 64;
 
 const name = z
   .string()
@@ -85,6 +89,7 @@ const similarityQuery = z.object({
 });
 
 export function registerIPAdapterRoutes(app: FastifyInstance, bridge: Bridge): void {
+  const maxBytes = maxUploadBytes(bridge.config);
   const { adapters, references, faces, folders } = bridge.ipadapter;
 
   app.get('/bridge/v1/ipadapter', async (_request, reply) => {
@@ -128,7 +133,7 @@ export function registerIPAdapterRoutes(app: FastifyInstance, bridge: Bridge): v
     const query = parseQuery(encodeQuery, request);
     const signal = abortWhenClosed(reply);
     const pair = await openPair(bridge, query, signal);
-    const body = await readBody(request, signal);
+    const body = await readBody(request, maxBytes, signal);
     if (body.kind === 'embeds') throw new InvalidRequestError('The body holds embeds already; send pictures.');
     return sendEmbeds(reply, await encodeBody(bridge, pair, body, optionsOf(query, signal), query.weights));
   });
@@ -140,11 +145,11 @@ export function registerIPAdapterRoutes(app: FastifyInstance, bridge: Bridge): v
         'Embeds are combined from files of multipart/form-data, each a safetensors document.',
       );
     const list: IPAdapterEmbeds[] = [];
-    for await (const part of request.parts()) {
+    for await (const part of readForm(request, maxBytes)) {
       if (part.type !== 'file') continue;
       if (list.length >= MAX_EMBEDS)
         throw new InvalidRequestError(`At most ${MAX_EMBEDS} embeds are combined at once.`);
-      list.push(parseEmbeds(await part.toBuffer(), part.filename));
+      list.push(parseEmbeds(part.bytes, part.filename));
     }
     return sendEmbeds(reply, combineEmbeds(list, method));
   });
@@ -153,7 +158,7 @@ export function registerIPAdapterRoutes(app: FastifyInstance, bridge: Bridge): v
     const query = parseQuery(projectQuery, request);
     const signal = abortWhenClosed(reply);
     const pair = await openPair(bridge, query, signal);
-    const body = await readBody(request, signal);
+    const body = await readBody(request, maxBytes, signal);
     const options = optionsOf(query, signal);
     const embeds = body.kind === 'embeds' ? body.embeds : await encodeBody(bridge, pair, body, options, query.weights);
     const projected = await references.project(pair, embeds, {
@@ -170,7 +175,7 @@ export function registerIPAdapterRoutes(app: FastifyInstance, bridge: Bridge): v
   app.post('/bridge/v1/faces/similarity', async (request, reply) => {
     const { face_pack: pack, face: choice } = parseQuery(similarityQuery, request);
     const signal = abortWhenClosed(reply);
-    const body = await readBody(request, signal);
+    const body = await readBody(request, maxBytes, signal);
     const pictures = body.kind === 'pictures' ? body.pictures : [];
     if (pictures.length !== 2)
       throw new InvalidRequestError(`Two pictures are compared, got ${pictures.length}: send two files.`);
@@ -260,14 +265,16 @@ type Body =
     };
 
 /** Pictures as files (a part named `negative` stands against them), or a safetensors document of pictures or of embeds. */
-async function readBody(request: FastifyRequest, signal: AbortSignal): Promise<Body> {
+async function readBody(request: FastifyRequest, maxBytes: number, signal: AbortSignal): Promise<Body> {
   if (request.isMultipart()) {
     const pictures: U8Tensor[] = [];
     let negative: U8Tensor | undefined;
-    for await (const part of request.parts()) {
+    for await (const part of readForm(request, maxBytes)) {
       if (part.type !== 'file') continue;
-      const { rgb } = await decodeImage(await part.toBuffer(), { label: part.filename, signal });
-      if (part.fieldname === 'negative') negative = rgb;
+      if (pictures.length >= MAX_PICTURES)
+        throw new InvalidRequestError(`A request holds at most ${MAX_PICTURES} pictures.`);
+      const { rgb } = await decodeImage(part.bytes, { label: part.filename, signal });
+      if (part.field === 'negative') negative = rgb;
       else pictures.push(rgb);
     }
     return { kind: 'pictures', pictures, negative };
