@@ -31,7 +31,7 @@ export interface EncoderNeed {
 }
 
 /** What an adapter wants of a face recogniser. */
-export interface FaceNeed {
+interface FaceNeed {
   /** Width of the embedding: 512 in all published files. */
   readonly width: number;
   readonly isNormed: boolean;
