@@ -15,6 +15,11 @@ export const ERROR_CODES = {
   MODEL_UNREADABLE: 'A model file cannot be opened or read.',
   MODEL_FORMAT_UNSUPPORTED: 'The file is no model container that Vision Bridge reads.',
   SAFETENSORS_INVALID: 'A safetensors header is malformed, absurd, or does not fit the file (truncated download).',
+  GGUF_INVALID: 'A GGUF file is malformed, or ends inside its header.',
+  ONNX_INVALID: 'An ONNX file is malformed, or ends inside its graph.',
+  TORCH_INVALID: 'A PyTorch file is malformed, absurd, or does not fit its own table (truncated download).',
+  PICKLE_REFUSED: 'A pickle asks Python for something other than tensors. It is never executed.',
+  SHARDS_INVALID: 'An index of a model in several files is malformed, or its files are missing or others.',
   TENSOR_MISSING: 'The file lacks a tensor that the model needs.',
   TENSOR_INVALID: 'A tensor has another shape or dtype than the model needs.',
   // paths

@@ -9,17 +9,28 @@ export interface TensorInfo {
   /** Absolute position of the first byte in the file. */
   readonly offset: number;
   readonly sizeBytes: number;
-  /** Base name of the file that has the bytes, in the header's own folder; absent where that is the header's file. */
+  /** Base name of the file that has the bytes, in the header's `folder`; absent where that is the header's file. */
   readonly file?: string;
 }
 
+/** A tensor whose elements do not lie row by row: a transposed or cut view, as PyTorch files may have them. */
+export interface StridedTensorInfo extends TensorInfo {
+  /** Elements from one index to the next, for every dimension. */
+  readonly strides: readonly number[];
+}
+
 export interface ModelHeader {
-  /** Real path: links resolved. */
+  /** Real path: links resolved. Of a model in several files, the path of its index. */
   readonly path: string;
-  readonly container: 'safetensors';
+  /** Real path of the folder in which all bytes of tensors lie. */
+  readonly folder: string;
+  readonly container: 'safetensors' | 'torch';
+  /** Of all files together. */
   readonly sizeBytes: number;
-  /** In the order of the file's own header. */
+  /** In the order of the file's own header; each a range of bytes, row by row. */
   readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /** Tensors that are no range of bytes. Kept apart, so that nobody reads them as if they were. */
+  readonly strided: ReadonlyMap<string, StridedTensorInfo>;
   readonly metadata: ReadonlyMap<string, string>;
   /** Identity on this machine: changes when the file is replaced or written. */
   readonly stamp: FileStamp;
@@ -30,9 +41,16 @@ interface FileStamp {
   readonly inode: number;
   readonly sizeBytes: number;
   readonly modifiedMs: number;
+  /** Of the other files of a model in several. */
+  readonly parts?: readonly FileStamp[];
+}
+
+/** The stamp of one file. */
+export function stampOf(stat: { dev: number; ino: number; size: number; mtimeMs: number }): FileStamp {
+  return { device: stat.dev, inode: stat.ino, sizeBytes: stat.size, modifiedMs: stat.mtimeMs };
 }
 
 /** A text that two stamps share only when they name the same state of the same file. */
-export function stampKey(stamp: FileStamp): string {
-  return `${stamp.device}:${stamp.inode}:${stamp.sizeBytes}:${stamp.modifiedMs}`;
+export function stampKey({ device, inode, sizeBytes, modifiedMs, parts = [] }: FileStamp): string {
+  return [`${device}:${inode}:${sizeBytes}:${modifiedMs}`, ...parts.map(stampKey)].join(',');
 }

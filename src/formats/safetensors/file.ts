@@ -1,10 +1,10 @@
 /** safetensors files on disk: the header, and ranges of the data on demand. Links are followed, nothing is written. */
-import { open, realpath, type FileHandle } from 'node:fs/promises';
-import { basename } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { throwIfAborted } from '../../common/abort.js';
-import { BridgeError, ModelFormatError, ModelNotFoundError, messageOf, systemCodeOf } from '../../common/errors.js';
+import { ModelFormatError } from '../../common/errors.js';
 import { DTYPE_SIZES, tensorFromBytes, type DType, type Tensor } from '../../tensor/tensor.js';
-import type { ModelHeader, TensorInfo } from '../model-header.js';
+import { readRange, withFile } from '../file-access.js';
+import { stampOf, type ModelHeader, type TensorInfo } from '../model-header.js';
 import { headerLength, parseHeader } from './header.js';
 
 /**
@@ -28,8 +28,8 @@ export async function readSafetensorsHeader(
     const length = headerLength(first, stat.size, label);
     const json = await readRange(file, 8, length, label);
     const { tensors, metadata } = parseHeader(json, 8 + length, stat.size, label);
-    const stamp = { device: stat.dev, inode: stat.ino, sizeBytes: stat.size, modifiedMs: stat.mtimeMs };
-    return { path: realPath, container: 'safetensors', sizeBytes: stat.size, tensors, metadata, stamp };
+    const place = { path: realPath, folder: dirname(realPath), stamp: stampOf(stat) };
+    return { ...place, container: 'safetensors', sizeBytes: stat.size, tensors, strided: new Map(), metadata };
   });
 }
 
@@ -46,8 +46,9 @@ export async function readTensor(header: ModelHeader, name: string): Promise<Ten
     });
   }
   const dtype = knownDType(info);
-  return withFile(header.path, async (file) => {
-    const bytes = await readRange(file, info.offset, info.sizeBytes, basename(header.path));
+  const path = info.file === undefined ? header.path : join(header.folder, info.file);
+  return withFile(path, async (file) => {
+    const bytes = await readRange(file, info.offset, info.sizeBytes, basename(path));
     return tensorFromBytes(dtype, info.shape, bytes);
   });
 }
@@ -63,41 +64,4 @@ export function knownDType(info: TensorInfo): DType {
 
 function isDType(dtype: string): dtype is DType {
   return Object.hasOwn(DTYPE_SIZES, dtype);
-}
-
-async function withFile<T>(path: string, work: (file: FileHandle, realPath: string) => Promise<T>): Promise<T> {
-  try {
-    const realPath = await realpath(path);
-    const file = await open(realPath, 'r');
-    try {
-      return await work(file, realPath);
-    } finally {
-      await file.close();
-    }
-  } catch (error) {
-    if (error instanceof BridgeError) throw error;
-    const code = systemCodeOf(error);
-    if (code === 'ENOENT' || code === 'ENOTDIR') {
-      throw new ModelNotFoundError(`There is no model file ${path}.`, { cause: error, details: { path } });
-    }
-    throw new ModelFormatError('MODEL_UNREADABLE', `${path} cannot be read: ${messageOf(error)}.`, {
-      cause: error,
-      details: { path },
-    });
-  }
-}
-
-async function readRange(file: FileHandle, position: number, length: number, label: string): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length);
-  let done = 0;
-  while (done < length) {
-    const { bytesRead } = await file.read(bytes, done, length - done, position + done);
-    if (bytesRead === 0) {
-      throw new ModelFormatError('SAFETENSORS_INVALID', `${label} became shorter while it was read.`, {
-        details: { file: label },
-      });
-    }
-    done += bytesRead;
-  }
-  return bytes;
 }

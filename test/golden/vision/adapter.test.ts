@@ -191,7 +191,16 @@ function headerOf(
     }
   }
   const stamp = { device: 0, inode: 0, sizeBytes: 0, modifiedMs: 0 };
-  return { path: `/models/${file}`, container: 'safetensors', sizeBytes: 0, tensors, metadata: new Map(), stamp };
+  return {
+    path: `/models/${file}`,
+    folder: '/models',
+    container: 'safetensors',
+    sizeBytes: 0,
+    tensors,
+    strided: new Map(),
+    metadata: new Map(),
+    stamp,
+  };
 }
 
 it('has all golden folders', () => {

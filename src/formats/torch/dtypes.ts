@@ -1,0 +1,80 @@
+/** torch's names of dtypes, as safetensors names them. */
+
+/** Classes of storages. Quantised ones have no dtype of their own here. */
+export const STORAGE_DTYPES: ReadonlyMap<string, string | undefined> = new Map([
+  ['torch.DoubleStorage', 'F64'],
+  ['torch.FloatStorage', 'F32'],
+  ['torch.HalfStorage', 'F16'],
+  ['torch.BFloat16Storage', 'BF16'],
+  ['torch.LongStorage', 'I64'],
+  ['torch.IntStorage', 'I32'],
+  ['torch.ShortStorage', 'I16'],
+  ['torch.CharStorage', 'I8'],
+  ['torch.ByteStorage', 'U8'],
+  ['torch.BoolStorage', 'BOOL'],
+  ['torch.ComplexFloatStorage', 'C64'],
+  ['torch.storage.UntypedStorage', undefined],
+  ['torch.UntypedStorage', undefined],
+  ['torch.ComplexDoubleStorage', undefined],
+  ['torch.QInt8Storage', undefined],
+  ['torch.QUInt8Storage', undefined],
+  ['torch.QInt32Storage', undefined],
+  ['torch.QUInt4x2Storage', undefined],
+  ['torch.QUInt2x4Storage', undefined],
+]);
+
+/** dtypes by the name that a pickle imports; undefined where safetensors has no such dtype. */
+export const TORCH_DTYPES: ReadonlyMap<string, string | undefined> = new Map([
+  ['torch.float64', 'F64'],
+  ['torch.float32', 'F32'],
+  ['torch.float16', 'F16'],
+  ['torch.bfloat16', 'BF16'],
+  ['torch.float8_e4m3fn', 'F8_E4M3'],
+  ['torch.float8_e5m2', 'F8_E5M2'],
+  ['torch.float8_e4m3fnuz', 'F8_E4M3FNUZ'],
+  ['torch.float8_e5m2fnuz', 'F8_E5M2FNUZ'],
+  ['torch.float8_e8m0fnu', 'F8_E8M0'],
+  ['torch.int64', 'I64'],
+  ['torch.int32', 'I32'],
+  ['torch.int16', 'I16'],
+  ['torch.int8', 'I8'],
+  ['torch.uint64', 'U64'],
+  ['torch.uint32', 'U32'],
+  ['torch.uint16', 'U16'],
+  ['torch.uint8', 'U8'],
+  ['torch.bool', 'BOOL'],
+  ['torch.complex64', 'C64'],
+  ['torch.complex128', undefined],
+  ['torch.complex32', undefined],
+  ['torch.float4_e2m1fn_x2', undefined],
+  ...['quint8', 'qint8', 'qint32', 'quint4x2', 'quint2x4', 'bits8', 'bits16', 'bits1x8', 'bits2x4', 'bits4x2'].map(
+    (name): [string, undefined] => [`torch.${name}`, undefined],
+  ),
+  ...[1, 2, 3, 4, 5, 6, 7].flatMap((bits): [string, undefined][] => [
+    [`torch.int${bits}`, undefined],
+    [`torch.uint${bits}`, undefined],
+  ]),
+]);
+
+/** Bytes per element of the dtypes above. */
+export const DTYPE_BYTES: ReadonlyMap<string, number> = new Map([
+  ['F64', 8],
+  ['I64', 8],
+  ['U64', 8],
+  ['C64', 8],
+  ['F32', 4],
+  ['I32', 4],
+  ['U32', 4],
+  ['F16', 2],
+  ['BF16', 2],
+  ['I16', 2],
+  ['U16', 2],
+  ['I8', 1],
+  ['U8', 1],
+  ['BOOL', 1],
+  ['F8_E4M3', 1],
+  ['F8_E5M2', 1],
+  ['F8_E4M3FNUZ', 1],
+  ['F8_E5M2FNUZ', 1],
+  ['F8_E8M0', 1],
+]);
