@@ -39,7 +39,16 @@ function headerOf({ projection, attention }: Parts, options: Written = {}): Mode
       tensors.set(prefix + key, { name: prefix + key, dtype, shape, offset: 0, sizeBytes: 2 * elementCount(shape) });
   }
   const stamp = { device: 0, inode: 0, sizeBytes: 0, modifiedMs: 0 };
-  return { path, container: 'safetensors', sizeBytes: 0, tensors, metadata: new Map(), stamp };
+  return {
+    path,
+    folder: '/models',
+    container: 'safetensors',
+    sizeBytes: 0,
+    tensors,
+    strided: new Map(),
+    metadata: new Map(),
+    stamp,
+  };
 }
 
 const basic = (): Parts => partsOf(base, TRUE_SIZES.base.sizes);
