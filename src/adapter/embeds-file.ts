@@ -5,12 +5,17 @@
 import { basename } from 'node:path';
 import { z } from 'zod';
 import { ModelFormatError, messageOf } from '../common/errors.js';
-import { parseSafetensors, readTensor, serializeSafetensors, type ModelHeader } from '../formats/index.js';
+import {
+  parseSafetensors,
+  readModelHeader,
+  readTensor,
+  serializeSafetensors,
+  type ModelHeader,
+} from '../formats/index.js';
 import { bf16ToF32Array, f16ToF32Array } from '../tensor/float16.js';
 import { elementCount, f32Tensor, type F32Tensor, type Tensor } from '../tensor/tensor.js';
 import type { AdapterFeatures } from './engine.js';
 import type { EmbedsProvenance, IPAdapterEmbeds } from './embeds.js';
-import { readAdapterHeader } from './header.js';
 
 const FORMAT = 'vision-bridge-ipadapter-embeds';
 const VERSION = '1';
@@ -50,7 +55,7 @@ export function serializeEmbeds({ cond, uncond, provenance }: IPAdapterEmbeds): 
  * @throws {ModelFormatError} `EMBEDS_INVALID`, and what the container's reader throws.
  */
 export async function readEmbeds(path: string): Promise<IPAdapterEmbeds> {
-  const header = await readAdapterHeader(path);
+  const header = await readModelHeader(path, { soleTensor: 'embeds' });
   const label = basename(path);
   const sizeBytes = [...header.tensors.values()].reduce((sum, tensor) => sum + tensor.sizeBytes, 0);
   if (sizeBytes > MAX_EMBEDS_BYTES) throw invalid(label, `it has ${sizeBytes} bytes of tensors; is it a model?`);

@@ -4,11 +4,11 @@
  * Nothing heavy happens here: opening reads a header, projecting is one call to the inference process.
  */
 import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/errors.js';
+import { readModelHeader } from '../formats/index.js';
 import type { Device, InferenceProcess, Progress } from '../runtime/index.js';
 import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
 import type { VisionModel } from '../vision/index.js';
 import type { ProjectionInput } from './families/index.js';
-import { readAdapterHeader } from './header.js';
 import { resolveAdapter, type AdapterOptions, type IPAdapterModel } from './model.js';
 import type { NoiseOptions } from './noise.js';
 import { PROJECT_OPERATION, type ProjectReply, type ProjectRequest } from './operation.js';
@@ -58,7 +58,7 @@ export class AdapterEngine {
    */
   async open(path: string, options: AdapterOptions & { signal?: AbortSignal } = {}): Promise<IPAdapterModel> {
     const { signal, ...rest } = options;
-    return resolveAdapter(await readAdapterHeader(path, signal === undefined ? {} : { signal }), rest).model;
+    return resolveAdapter(await readModelHeader(path, signal === undefined ? {} : { signal }), rest).model;
   }
 
   /**

@@ -17,13 +17,7 @@ export {
   type Reference,
   type ReferenceOptions,
 } from './references.js';
-export {
-  IPAdapterServiceCore,
-  openFacePack,
-  ReferenceImage,
-  type IPAdapterConfig,
-  type IPAdapterRooms,
-} from './service.js';
+export { IPAdapterServiceCore, openFacePack, ReferenceImage, type IPAdapterConfig } from './service.js';
 export { attentionPlaces, transformerWeights, WEIGHT_TYPES, type WeightType } from './weight-types.js';
 export { readLayerWeights } from './layer-weights.js';
 export { adapterSummary, tokenTensors } from './summary.js';

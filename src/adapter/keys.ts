@@ -34,11 +34,11 @@ export function sortKeys(tensors: ReadonlyMap<string, TensorInfo>): AdapterKeys 
   return { layout: 'flat', projection, attention };
 }
 
-/** Numbers of the layers that have keys and values, in order: 1, 3, 5, … */
+/** Numbers of the layers that have keys or values, in order: 1, 3, 5, … */
 export function layerNumbers(attention: ReadonlyMap<string, TensorInfo>): number[] {
   const numbers = [...attention.keys()].flatMap((name) => {
-    const match = /^(\d{1,6})\.to_k_ip\.weight$/.exec(name);
+    const match = /^(\d{1,6})\.to_[kv]_ip\.weight$/.exec(name);
     return match === null ? [] : [Number(match[1])];
   });
-  return numbers.sort((a, b) => a - b);
+  return [...new Set(numbers)].sort((a, b) => a - b);
 }

@@ -3,9 +3,8 @@
  * piece: all of an SDXL adapter's are hundreds of megabytes.
  */
 import { ModelFormatError } from '../common/errors.js';
-import { readTensor } from '../formats/index.js';
+import { readModelHeader, readTensor } from '../formats/index.js';
 import { tensorBytes } from '../tensor/tensor.js';
-import { readAdapterHeader } from './header.js';
 import { resolveAdapter } from './model.js';
 
 export interface LayerWeights {
@@ -20,7 +19,7 @@ export interface LayerWeights {
  * @throws {ModelFormatError} `OUTPUT_UNAVAILABLE` for a layer that the adapter does not have; what opening throws.
  */
 export async function readLayerWeights(path: string, wanted: readonly number[] | 'all'): Promise<LayerWeights> {
-  const header = await readAdapterHeader(path);
+  const header = await readModelHeader(path);
   const { model, keys } = resolveAdapter(header);
   const layers = wanted === 'all' ? model.layers : wanted;
   const missing = layers.find((layer) => !model.layers.includes(layer));

@@ -31,7 +31,7 @@ export interface EncoderNeed {
 }
 
 /** What an adapter wants of a face recogniser. */
-export interface FaceNeed {
+interface FaceNeed {
   /** Width of the embedding: 512 in all published files. */
   readonly width: number;
   readonly isNormed: boolean;
@@ -80,6 +80,8 @@ export interface ResolvedAdapter {
   readonly family: AdapterFamily;
   readonly sizes: ProjectionSizes;
   readonly keys: AdapterKeys;
+  /** Real path of the folder in which all bytes of tensors lie. */
+  readonly folder: string;
 }
 
 const SDXL_WIDTH = 2048;
@@ -105,7 +107,13 @@ export function resolveAdapter(header: ModelHeader, options: AdapterOptions = {}
     const sizes = family.sizes(keys.projection);
     for (const [name, shape] of family.needs(sizes)) checkTensor(keys.projection.get(name), name, shape);
     checkLayers(keys.attention, layers, sizes);
-    return { model: describe(header, keys, layers, family, sizes, options), family, sizes, keys };
+    return {
+      model: describe(header, keys, layers, family, sizes, options),
+      family,
+      sizes,
+      keys,
+      folder: header.folder,
+    };
   } catch (error) {
     if (!(error instanceof ModelFormatError)) throw error;
     throw new ModelFormatError(error.code, `${label} is an IP-Adapter (${family.projector}), but: ${error.message}`, {

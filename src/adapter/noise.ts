@@ -7,7 +7,7 @@
 import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
 
 export const NOISE_KINDS = ['fade', 'dissolve', 'gaussian', 'shuffle'] as const;
-export type NoiseKind = (typeof NOISE_KINDS)[number];
+type NoiseKind = (typeof NOISE_KINDS)[number];
 
 export interface NoiseOptions {
   readonly kind: NoiseKind;

@@ -5,9 +5,8 @@
  * with the offsets of the old one. Projections stay open; the layers' keys and values, most of an SDXL adapter's bytes,
  * are computed a group of layers at a time, and stay open only where one group is all of them.
  */
-import { dirname } from 'node:path';
 import { throwIfAborted } from '../common/abort.js';
-import { stampKey } from '../formats/index.js';
+import { readModelHeader, stampKey } from '../formats/index.js';
 import {
   nextMessages,
   Session,
@@ -20,7 +19,6 @@ import { elementCount, type F32Tensor } from '../tensor/tensor.js';
 import { joinBatch } from '../vision/index.js';
 import type { ProjectionInput } from './families/index.js';
 import { buildLayersGraph, buildProjectionGraph, keysName, SCALE, TOKENS, valuesName } from './graph.js';
-import { readAdapterHeader } from './header.js';
 import { resolveAdapter, type ResolvedAdapter } from './model.js';
 
 /** Name under which the parent calls it. */
@@ -58,7 +56,7 @@ export function createProjectOperation(): Operation {
 
   const acquire = async (
     key: string,
-    { model }: ResolvedAdapter,
+    { model, folder }: ResolvedAdapter,
     device: Device,
     call: OperationCall,
     build: () => Uint8Array,
@@ -75,7 +73,7 @@ export function createProjectOperation(): Operation {
       open.delete(oldest);
       await session[Symbol.asyncDispose]();
     }
-    const fresh = await Session.create(build(), { weightsFolder: dirname(model.path), device });
+    const fresh = await Session.create(build(), { weightsFolder: folder, device });
     open.set(key, fresh);
     return fresh;
   };
@@ -83,7 +81,7 @@ export function createProjectOperation(): Operation {
   return singleOperation(async (call) => {
     // Both sides of the channel are this program.
     const request = call.payload as ProjectRequest;
-    const header = await readAdapterHeader(request.path);
+    const header = await readModelHeader(request.path);
     const adapter = resolveAdapter(header, { isFaceIdV2: request.isFaceIdV2 });
     const key = `${stampKey(header.stamp)} ${adapter.model.variant} ${request.device}`;
     const session = await acquire(key, adapter, request.device, call, () => buildProjectionGraph(adapter));
@@ -97,7 +95,7 @@ export function createProjectOperation(): Operation {
       const isOnlyGroup = groups.length === 1;
       const layerSession = isOnlyGroup
         ? await acquire(`${key} layers ${layers.join()}`, adapter, request.device, call, build)
-        : await Session.create(build(), { weightsFolder: dirname(adapter.model.path), device: request.device });
+        : await Session.create(build(), { weightsFolder: adapter.folder, device: request.device });
       try {
         for (const [name, tensor] of await layerSession.run({ [TOKENS]: tokens }, names)) keyValues[name] = tensor;
       } finally {

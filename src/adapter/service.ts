@@ -59,7 +59,7 @@ export interface ExtractOptions {
 }
 
 /** What the service is built from. */
-export interface IPAdapterRooms {
+interface IPAdapterRooms {
   readonly adapters: AdapterEngine;
   readonly vision: VisionEngine;
   readonly faces: FaceEngine;

@@ -9,7 +9,7 @@ import { basename } from 'node:path';
 import { BridgeError, ModelFormatError, ModelNotFoundError, messageOf, systemCodeOf } from '../common/errors.js';
 
 /** A tensor that goes in or comes out; -1 stands for a side that is known only at run time. */
-export interface NetworkValue {
+interface NetworkValue {
   readonly name: string;
   readonly shape: readonly number[];
 }

@@ -66,9 +66,22 @@ export function resamplerSizes(keys: ReadonlyMap<string, TensorInfo>, prefix: st
       `${prefix}layers.0.0.to_q.weight has ${rows} rows, which are no whole heads of ${HEAD_WIDTH}.`,
     );
   }
-  let depth = 0;
-  while (depth < MAX_DEPTH && keys.has(`${prefix}layers.${depth}.0.to_q.weight`)) depth += 1;
+  const depth = depthOf(keys, prefix);
   return { width, imageWidth, contextWidth, heads: rows / HEAD_WIDTH, depth, hiddenWidth };
+}
+
+/** By the highest number that any tensor has: a layer with a hole in it is found missing later, not left out. */
+function depthOf(keys: ReadonlyMap<string, TensorInfo>, prefix: string): number {
+  const start = `${prefix}layers.`;
+  let depth = 0;
+  for (const name of keys.keys()) {
+    if (!name.startsWith(start)) continue;
+    const index = Number(/^\d{1,9}(?=\.)/.exec(name.slice(start.length))?.[0] ?? NaN);
+    if (index >= MAX_DEPTH)
+      throw new ModelFormatError('TENSOR_INVALID', `${name} would be layer ${index}; at most ${MAX_DEPTH} are taken.`);
+    if (index >= depth) depth = index + 1;
+  }
+  return depth;
 }
 
 export function resamplerShapes(

@@ -28,7 +28,7 @@ import { BridgeError, InvalidRequestError } from '../../common/errors.js';
 import { maxUploadBytes } from '../../config.js';
 import { faceSimilarity } from '../../faces/index.js';
 import { parseSafetensors, serializeSafetensors } from '../../formats/index.js';
-import { decodeImage } from '../../image/index.js';
+import { decodeImage, requireFinite } from '../../image/index.js';
 import type { Jsonable } from '../../protocol/json.js';
 import type { F32Tensor, Tensor, U8Tensor } from '../../tensor/tensor.js';
 import type { VisionModel } from '../../vision/index.js';
@@ -284,6 +284,8 @@ async function readBody(request: FastifyRequest, maxBytes: number, signal: Abort
   const { tensors } = parseSafetensors(request.body, 'The request body');
   if (tensors.has('cond.image') || tensors.has('cond.face'))
     return { kind: 'embeds', embeds: parseEmbeds(request.body, 'The request body') };
+  for (const [name, tensor] of tensors)
+    if (tensor.dtype === 'F32') requireFinite(tensor.data, tensor.shape, `The tensor ${name}`);
   const image = pictureOf(tensors.get('image'));
   const mask = tensors.get('mask');
   if (image === undefined || (mask !== undefined && mask.dtype !== 'F32')) {

@@ -100,6 +100,15 @@ describe.each(adapters)('$name', (adapter) => {
   });
 });
 
+it('a pickled adapter is the adapter that its safetensors file is', async () => {
+  const expected = readGoldenTensors(join(folder, 'expected', 'base-sd15.safetensors'));
+  const model = await engine.open(join(folder, 'models', 'base-sd15.bin'));
+  expect(model).toMatchObject({ variant: 'base', layers: [1, 3] });
+  const { tokens, layers } = await engine.project(model, { image: f32Of(expected, 'b3.in.cond') }, { layers: 'all' });
+  expect(maxAbsDiff(tokens, f32Of(expected, 'b3.cond'))).toBeLessThan(TOLERANCE);
+  expect(maxAbsDiff(layers.get(3)?.values, f32Of(expected, 'b3.v_cond.3'))).toBeLessThan(TOLERANCE);
+});
+
 function repeatRows(tensor: F32Tensor, rows: number): F32Tensor {
   const [have = 0, ...rest] = tensor.shape;
   if (have === rows) return tensor;

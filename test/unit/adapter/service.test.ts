@@ -16,7 +16,9 @@ import { FaceEngine } from '../../../src/faces/index.js';
 import { parseSafetensors, serializeSafetensors } from '../../../src/formats/index.js';
 import { f32Tensor } from '../../../src/tensor/tensor.js';
 import { createAdapterTree, type AdapterTree } from '../../support/adapter-tree.js';
+import { maxAbsDiff } from '../../support/compare.js';
 import { squares } from '../../support/face-networks.js';
+import { f32Of, readGoldenTensors } from '../../support/golden-tensors.js';
 import { startEngine } from '../../support/inference.js';
 import { seededRandom } from '../../support/random.js';
 
@@ -185,6 +187,17 @@ describe('files of embeds', () => {
     const { uncond } = await service.project(embeds);
     expect(uncond.tokens.shape).toEqual([2, 4, 40]);
   });
+
+  it.each(['embeds', 'embeds-fp16', 'hidden'])(
+    '%s.ipadpt, written by torch.save, is read without its pickle being run',
+    async (name) => {
+      const files = join(import.meta.dirname, 'ipadpt');
+      const expected = f32Of(readGoldenTensors(join(files, `${name}.safetensors`)), 'embeds');
+      const { cond, uncond } = await readEmbeds(join(files, `${name}.ipadpt`));
+      expect(maxAbsDiff(cond.image, expected)).toBe(0);
+      expect(uncond).toBeUndefined();
+    },
+  );
 
   it('that are none are refused, hostile ones too', async () => {
     const folder = join(tree.root, 'bad');
