@@ -48,16 +48,18 @@ const FOREIGN: readonly (readonly [(text: string, bytes: Uint8Array) => boolean,
 export function containerOf(first: Uint8Array, label: string): Container {
   const bytes = Buffer.from(first.buffer, first.byteOffset, first.byteLength);
   const text = bytes.toString('latin1');
-  // An entry of an archive has its method where a header begins: small numbers, never "{".
-  if (text.startsWith('PK\u0003\u0004') && text[8] !== '{') return 'torch';
-  // Before the others: the length of a header may begin as a pickle or ONNX file does, but neither goes on with zeros.
-  if (bytes.length >= 8 && bytes.readBigUInt64LE() <= MAX_HEADER_BYTES) return 'safetensors';
+  const hasHeaderLength = bytes.length >= 8 && bytes.readBigUInt64LE() <= MAX_HEADER_BYTES;
+  // Before the others: the length of a header may have the bytes of any mark.
+  if (hasHeaderLength && text[8] === '{') return 'safetensors';
   const foreign = FOREIGN.find(([test]) => test(text, bytes));
   if (foreign !== undefined) {
     throw new ModelFormatError('MODEL_FORMAT_UNSUPPORTED', `${label} is not a model that is read: ${foreign[1]}.`, {
       details: { file: label, problem: foreign[1] },
     });
   }
+  if (text.startsWith('PK\u0003\u0004')) return 'torch';
+  // Pickles do not go on with zeros.
+  if (hasHeaderLength) return 'safetensors';
   if (bytes[0] === 0x80 && (bytes[1] ?? 0) >= 1 && (bytes[1] ?? 0) <= 5) return 'torch';
   if (TEXT_PICKLE.test(text)) return 'torch';
   return /^\s*\{/.test(text) ? 'index' : 'safetensors';
