@@ -5,4 +5,4 @@ export { readSafetensorsHeader, readTensor } from './safetensors/file.js';
 export { parseSafetensors, serializeSafetensors } from './safetensors/memory.js';
 export { SafetensorsWriter, type TensorPlan } from './safetensors/writer.js';
 export { readStampKey } from './shards.js';
-export { inspectPickle, readTorchHeader, type PickleInspection } from './torch/file.js';
+export { inspectPickle } from './torch/file.js';

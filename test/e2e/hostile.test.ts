@@ -28,6 +28,7 @@ import {
 } from '../support/hostile-images.js';
 import { fileOf, SoundModel } from '../support/hostile-models.js';
 import { TINY, writeTinyModel } from '../support/tiny-model.js';
+import { archiveOf, legacyTorchFileOf, pickledTensor, py, torchFileOf, zipOf } from '../support/torch-files.js';
 
 const MODEL = 'tiny.safetensors';
 const UPLOAD_LIMIT_MB = 4;
@@ -233,6 +234,75 @@ describe.each([
   it.each(cases.map((entry, i) => [...entry, i] as const))('%s is refused', async (_what, make, outcome, i) => {
     const name = `${kind.replaceAll(' ', '-')}-${i}.safetensors`;
     await writeFile(clipVision(name), make(sound));
+    const response = await post(encodeUrl(name), serializeSafetensors({ image: goodImage }));
+    expect(await outcomeOf(response)).toBe(outcome);
+  });
+});
+
+type TorchCase = readonly [what: string, make: (bytes: Buffer) => Buffer, outcome: ErrorCode | 'features'];
+
+const RUN = py.call(py.global('posix', 'system'), py.text('true'));
+const tableOf = (value: Buffer): Buffer => py.pickle(py.dict([[py.text('w'), value]]));
+const data = { 0: Buffer.alloc(16) };
+/** The last place of these bytes. */
+const lastOf = (bytes: Buffer, mark: string): number => bytes.lastIndexOf(Buffer.from(mark, 'latin1'));
+
+const archives: readonly TorchCase[] = [
+  ['that is sound', (bytes) => bytes, 'features'],
+  ['cut in the middle', (bytes) => bytes.subarray(0, bytes.length >> 1), 'TORCH_INVALID'],
+  ['cut by one byte', (bytes) => bytes.subarray(0, -1), 'TORCH_INVALID'],
+  ['twice in one file', (bytes) => Buffer.concat([bytes, bytes]), 'TORCH_INVALID'],
+  ['with bytes behind it', (bytes) => Buffer.concat([bytes, Buffer.alloc(100)]), 'TORCH_INVALID'],
+  ['without its directory', (bytes) => bytes.subarray(0, bytes.indexOf('PK\x01\x02', 'latin1')), 'TORCH_INVALID'],
+  [
+    'whose directory lies',
+    (bytes) => {
+      const out = Buffer.from(bytes);
+      out.writeUInt32LE(0x7ffffff0, lastOf(out, 'PK\x01\x02') + 42);
+      return out;
+    },
+    'TORCH_INVALID',
+  ],
+  ['of something else', () => zipOf([{ name: 'word/document.xml', bytes: Buffer.from('<w/>') }]), 'TORCH_INVALID'],
+  ['without tensors', () => archiveOf(py.pickle(py.dict([])), {}), 'VISION_FAMILY_UNKNOWN'],
+  ['of another model', () => archiveOf(tableOf(pickledTensor()), data), 'VISION_FAMILY_UNKNOWN'],
+];
+
+const pickles: readonly TorchCase[] = [
+  ['of old files that is sound', () => legacyTorchFileOf(...soundTensors()), 'features'],
+  ['that runs a command', () => archiveOf(tableOf(RUN), data), 'PICKLE_REFUSED'],
+  ['that runs a command and breaks off', () => archiveOf(tableOf(RUN).subarray(0, -2), data), 'PICKLE_REFUSED'],
+  ['that runs a command, in no archive', () => py.pickle(RUN), 'PICKLE_REFUSED'],
+  ['that runs a command, as text', () => Buffer.from("cos\nsystem\n(S'true'\ntR."), 'PICKLE_REFUSED'],
+  ['of an unknown class', () => archiveOf(tableOf(py.call(py.global('a.b', 'C'))), data), 'PICKLE_REFUSED'],
+  ['that ends early', () => archiveOf(tableOf(pickledTensor()).subarray(0, 30), data), 'TORCH_INVALID'],
+  ['of a list', () => archiveOf(py.pickle(py.list()), {}), 'TORCH_INVALID'],
+  ['of 10,000 marks', () => archiveOf(py.pickle(Buffer.from('('.repeat(10_000))), {}), 'TORCH_INVALID'],
+  [
+    'whose tensor leaves the file',
+    () => archiveOf(tableOf(pickledTensor({ shape: [1 << 30] })), data),
+    'TORCH_INVALID',
+  ],
+  ['whose strides leave it', () => archiveOf(tableOf(pickledTensor({ strides: [1 << 30, 1] })), data), 'TORCH_INVALID'],
+  ['of old files cut off', () => legacyTorchFileOf(...soundTensors()).subarray(0, -1), 'TORCH_INVALID'],
+];
+
+function soundTensors(): [Record<string, Tensor>, Record<string, string>] {
+  const { tensors, metadata } = parseSafetensors(sound.bytes);
+  return [Object.fromEntries(tensors), Object.fromEntries(metadata)];
+}
+
+describe.each([
+  ['an archive', archives],
+  ['a pickle', pickles],
+])('a PyTorch file with %s', (kind, cases) => {
+  it('is tried in enough ways', () => {
+    expect(cases.length).toBeGreaterThan(LEAST);
+  });
+
+  it.each(cases.map((entry, i) => [...entry, i] as const))('%s is answered', async (_what, make, outcome, i) => {
+    const name = `${kind.replaceAll(' ', '-')}-${i}.bin`;
+    await writeFile(clipVision(name), make(torchFileOf(...soundTensors())));
     const response = await post(encodeUrl(name), serializeSafetensors({ image: goodImage }));
     expect(await outcomeOf(response)).toBe(outcome);
   });
