@@ -1,5 +1,5 @@
 /** One encoder in every container gives the same numbers, bit for bit: the weights are the same bytes elsewhere. */
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -103,6 +103,21 @@ describe('an encoder', () => {
     const changed = await started.engine.encode(opened, picture);
     expect(changed.imageEmbeds).not.toEqual(expected.imageEmbeds);
     expect(changed.lastHiddenState).toEqual(expected.lastHiddenState);
+  });
+
+  it('in several files that are links into one folder runs from there, in int8 too', async () => {
+    const [blobs, links] = [join(folder, 'blobs'), join(folder, 'links')];
+    await mkdir(blobs);
+    await mkdir(links);
+    const names = Object.keys(tensors);
+    const file = 'model-00001-of-00001.bin';
+    await writeFile(join(blobs, '4f1c'), torchFileOf(tensors, texts));
+    await symlink(join(blobs, '4f1c'), join(links, file));
+    const index = join(links, 'model.bin.index.json');
+    await writeFile(index, JSON.stringify({ weight_map: Object.fromEntries(names.map((name) => [name, file])) }));
+    for (const precision of ['comfy', 'int8'] as const) {
+      expect(await encode(index, precision)).toEqual(await encode(SAFETENSORS, precision));
+    }
   });
 
   it.each<Float8>(['F8_E4M3', 'F8_E5M2'])('of %s weights gives what the widened weights give', async (dtype) => {
