@@ -9,6 +9,7 @@ import { Command, CommanderError } from 'commander';
 import { BridgeError, messageOf } from '../common/errors.js';
 import { demoCommand } from './commands/demo.js';
 import { encodeCommand } from './commands/encode.js';
+import { ipadapterCommand } from './commands/ipadapter.js';
 import { pathsCommand } from './commands/paths.js';
 import { resolveCommand } from './commands/resolve.js';
 import { serveCommand } from './commands/serve.js';
@@ -26,6 +27,7 @@ function createProgram(): Command {
     serveCommand(),
     demoCommand(),
     encodeCommand(),
+    ipadapterCommand(),
     pathsCommand(),
     resolveCommand(),
     statsCommand(),

@@ -15,6 +15,8 @@ export const ERROR_CODES = {
   MODEL_UNREADABLE: 'A model file cannot be opened or read.',
   MODEL_FORMAT_UNSUPPORTED: 'The file is no model container that Vision Bridge reads.',
   SAFETENSORS_INVALID: 'A safetensors header is malformed, absurd, or does not fit the file (truncated download).',
+  GGUF_INVALID: 'A GGUF file is malformed, or ends inside its header.',
+  ONNX_INVALID: 'An ONNX file is malformed, or ends inside its graph.',
   TORCH_INVALID: 'A PyTorch file is malformed, absurd, or does not fit its own table (truncated download).',
   PICKLE_REFUSED: 'A pickle asks Python for something other than tensors. It is never executed.',
   SHARDS_INVALID: 'An index of a model in several files is malformed, or its files are missing or others.',
@@ -34,6 +36,12 @@ export const ERROR_CODES = {
   OUTPUT_UNAVAILABLE: 'The model cannot give this output, because of its family or because weights are absent.',
   QUANTIZATION_REFUSED:
     'int8 would differ too much from exact arithmetic for this model; the figures are in the message.',
+  // adapter
+  ADAPTER_UNKNOWN: 'The file is no IP-Adapter that Vision Bridge knows.',
+  PAIR_MISMATCH: 'An IP-Adapter and the encoder, features or embeds given with it do not belong together.',
+  EMBEDS_INVALID: 'The file holds no IP-Adapter embeds.',
+  // faces
+  FACE_NOT_FOUND: 'No face was found in a picture that needs one, or fewer than were asked for.',
   // upstream
   UPSTREAM_UNAVAILABLE: 'The running ComfyUI does not answer, or its folders are not on this machine.',
   // runtime
@@ -43,6 +51,7 @@ export const ERROR_CODES = {
   MEMORY_BUDGET_EXCEEDED: 'The model alone needs more memory than --memory-budget allows.',
   BUSY: 'Too much work is waiting. The same request will succeed later.',
   // server
+  BODY_TOO_LARGE: 'The request body, or a form in it, is larger than --max-upload-size.',
   PORT_IN_USE: 'Another program listens on this address.',
   NOT_FOUND: 'No such route, prompt or file.',
 } as const;

@@ -1,33 +1,35 @@
 /**
  * Runs one prompt at a time, with ComfyUI's events in ComfyUI's order.
  *
+ * What a run tells is run-reporter.ts, the order of nodes execution-list.ts, the calls of a node node-call.ts.
+ *
  * Source: ComfyUI 0.3.64, execution.py (`PromptExecutor`, `execute`), restated; test/golden/protocol holds recordings.
  */
-import { cancelledError } from '../common/abort.js';
-import { messageOf } from '../common/errors.js';
+import { abortable, cancelledError } from '../common/abort.js';
 import { isJsonObject, type Jsonable, type JsonObject } from '../protocol/json.js';
-import { asLink, type HistoryEntry, type QueueItem, type StatusMessage } from '../protocol/prompt.js';
-import type { GraphListener } from './events.js';
+import { asLink, type HistoryEntry, type QueueItem } from '../protocol/prompt.js';
+import { askForChanges, withChanges } from './change-token.js';
 import { ExecutionList } from './execution-list.js';
-import { describeInputs, isCancellation, tracebackOf } from './failure.js';
-import { callInputs, callNode, gatherInputs, joinOutputs, joinUi } from './node-call.js';
-import type { NodeContext, NodeResult, PreviewImage } from './node-definition.js';
-import { ProgressState } from './progress.js';
+import { describeInputs, isCancellation } from './failure.js';
+import { callInputs, callNode, gatherInputs, joinOutputs, joinUi, type GatheredInputs } from './node-call.js';
+import type { NodeContext, NodeResult } from './node-definition.js';
+import { PythonError } from './python-error.js';
 import { ResultCache, type CachedResult } from './result-cache.js';
+import { RunReporter, type ReporterOptions } from './run-reporter.js';
 import { RunningPrompt, type RunningNode } from './running-prompt.js';
-import { pythonTypeOf, type NodeTable } from './validation.js';
+import type { NodeTable } from './validation.js';
 
-export interface ExecutorOptions {
+export interface ExecutorOptions extends ReporterOptions {
   readonly table: NodeTable;
-  readonly emit: GraphListener;
-  /** Milliseconds since the epoch. */
-  readonly now: () => number;
 }
 
 /** What an interrupt throws inside a node. */
 class Interrupted extends Error {}
 
-type Outcome = 'done' | 'again' | { readonly failure: unknown; readonly inputs: Readonly<Record<string, Jsonable>> };
+type ShownInputs = Readonly<Record<string, Jsonable>>;
+
+/** `done`: it has its result. `again`: it waits for others, or for its own calls. */
+type Outcome = 'done' | 'again' | { readonly failure: unknown; readonly inputs: ShownInputs };
 
 export class Executor {
   readonly #options: ExecutorOptions;
@@ -62,19 +64,24 @@ export class Executor {
 }
 
 class Run {
-  readonly #options: ExecutorOptions;
   readonly #cache: ResultCache;
   readonly #item: QueueItem;
+  /** Fires on interrupt. */
+  readonly #interrupt: AbortSignal;
+  /** Fires when the run is over, too: calls that are under way then have nobody to work for. */
+  readonly #over = new AbortController();
   readonly #signal: AbortSignal;
   readonly #setRunningNode: (displayId: string) => void;
   readonly #prompt: RunningPrompt;
   readonly #list: ExecutionList;
-  readonly #progress: ProgressState;
-  readonly #messages: StatusMessage[] = [];
-  readonly #executed = new Set<string>();
+  readonly #report: RunReporter;
   readonly #uiOf = new Map<string, NonNullable<CachedResult['ui']>>();
   /** Nodes that wait for the subgraphs that their calls made. */
-  readonly #expanded = new Map<string, { readonly results: readonly NodeResult[] }>();
+  readonly #expanded = new Map<string, readonly NodeResult[]>();
+  /** Asynchronous nodes whose calls are under way; each promise resolves when all calls of its node have settled. */
+  readonly #underWay = new Map<string, Promise<void>>();
+  readonly #settled = new Map<string, readonly PromiseSettledResult<NodeResult>[]>();
+  #shownPrompt: JsonObject;
 
   constructor(
     options: ExecutorOptions,
@@ -83,95 +90,133 @@ class Run {
     signal: AbortSignal,
     setRunningNode: (displayId: string) => void,
   ) {
-    this.#options = options;
     this.#cache = cache;
     this.#item = item;
-    this.#signal = signal;
+    this.#interrupt = signal;
+    this.#signal = AbortSignal.any([signal, this.#over.signal]);
     this.#setRunningNode = setRunningNode;
     this.#prompt = new RunningPrompt(options.table, item.prompt);
     this.#list = new ExecutionList(this.#prompt, (id) => cache.get(id) !== undefined);
-    this.#progress = new ProgressState(this.#prompt, item.promptId);
+    this.#report = new RunReporter(options, item, this.#prompt);
+    this.#shownPrompt = item.prompt;
   }
 
   async toEnd(): Promise<HistoryEntry> {
-    this.#addMessage('execution_start', {});
-    this.#cache.begin(this.#prompt, await this.#changeTokens(this.#prompt.ids()));
-    const cached = this.#prompt.ids().filter((id) => this.#cache.get(id) !== undefined);
+    this.#report.started();
+    const ids = this.#prompt.ids();
+    const { tokens, shown } = await askForChanges(this.#prompt, ids);
+    this.#shownPrompt = withChanges(this.#item.prompt, shown);
+    this.#cache.begin(this.#prompt, tokens);
+    const cached = ids.filter((id) => this.#cache.get(id) !== undefined);
     for (const id of cached) {
       const ui = this.#cache.get(id)?.ui;
       if (ui !== undefined) this.#uiOf.set(id, ui);
     }
-    this.#addMessage('execution_cached', { nodes: cached });
+    this.#report.cached(cached);
     for (const id of this.#item.outputs) this.#list.add(id);
-    const isCompleted = await this.#loop();
+    let isCompleted: boolean;
+    try {
+      isCompleted = await this.#loop();
+    } finally {
+      this.#over.abort();
+      await Promise.all(this.#underWay.values());
+    }
+    const messages = this.#report.messages;
     return {
       item: this.#item,
       outputs: new Map([...this.#uiOf].map(([id, { output }]) => [id, output])),
       meta: new Map([...this.#uiOf].map(([id, { meta }]) => [id, meta])),
-      status: { status_str: isCompleted ? 'success' : 'error', completed: isCompleted, messages: this.#messages },
+      status: { status_str: isCompleted ? 'success' : 'error', completed: isCompleted, messages },
     };
   }
 
   async #loop(): Promise<boolean> {
     while (!this.#list.isEmpty) {
       const id = this.#list.next();
-      if (id === undefined) {
-        this.#reportCycle();
+      if (id === undefined && this.#underWay.size === 0) {
+        this.#report.cycle(this.#list.pendingIds);
         return false;
       }
-      const node = this.#prompt.get(id);
-      const outcome = await this.#step(node);
+      const node = this.#prompt.get(id ?? [...this.#underWay.keys()][0] ?? '');
+      const outcome = id === undefined ? await this.#waitForCalls() : await this.#step(node);
       if (typeof outcome === 'object') {
         this.#reportFailure(node, outcome.failure, outcome.inputs);
         return false;
       }
-      if (outcome === 'done') this.#list.complete(id);
+      if (id !== undefined && outcome === 'done') this.#list.complete(id);
+      else this.#list.unstage();
     }
-    this.#addMessage('execution_success', {});
+    this.#report.succeeded();
     return true;
   }
 
   async #step(node: RunningNode): Promise<Outcome> {
     const known = this.#cache.get(node.id);
     if (known !== undefined) {
-      this.#emitToClient('executed', {
-        node: node.id,
-        display_node: node.displayId,
-        output: known.ui?.output ?? null,
-        prompt_id: this.#item.promptId,
-      });
+      this.#report.nodeShown(node, known.ui ?? null);
       if (known.ui !== undefined) this.#uiOf.set(node.id, known.ui);
-      this.#finish(node.id);
+      this.#report.nodeFinished(node);
       return 'done';
     }
     const expanded = this.#expanded.get(node.id);
     if (expanded !== undefined) {
       this.#expanded.delete(node.id);
-      this.#store(node, this.#resolveExpanded(node, expanded.results), expanded.results);
-      this.#finish(node.id);
-      return 'done';
+      this.#store(node, this.#resolveExpanded(node, expanded), expanded);
+      return this.#finish(node);
     }
-    let shownInputs: Readonly<Record<string, Jsonable>> = {};
+    let shownInputs = (): ShownInputs => ({});
     try {
-      this.#progress.start(node.id);
-      this.#emitProgressState();
-      const { values, missing } = gatherInputs(node, (id) => this.#cache.get(id));
-      shownInputs = describeInputs(values);
+      const settled = this.#settled.get(node.id);
+      if (settled !== undefined) {
+        this.#settled.delete(node.id);
+        return await this.#accept(node, settled.map(valueOf));
+      }
+      this.#report.nodeStarted(node);
+      const gathered = gatherInputs(node, (id) => this.#cache.get(id));
+      shownInputs = this.#describe(node, gathered.values);
       this.#setRunningNode(node.displayId);
-      this.#emitToClient('executing', { node: node.id, display_node: node.displayId, prompt_id: this.#item.promptId });
-      if (await this.#needsLazyInputs(node, values, missing)) return 'again';
-      const results = await callNode(node.definition, callInputs(node.definition, values), {
+      this.#report.nodeCalled(node);
+      if (await this.#needsLazyInputs(node, gathered)) return 'again';
+      const results = await callNode(node.definition, callInputs(node.definition, gathered.values), {
         context: (index) => this.#context(node, index),
         beforeCall: () => {
           this.#throwIfInterrupted();
         },
         onBlocked: (message) => {
-          this.#reportBlocked(node, message);
+          this.#report.blocked(node, message);
         },
       });
-      return await this.#accept(node, results);
+      if (node.definition.isAsync !== true) return await this.#accept(node, results as readonly NodeResult[]);
+      return await this.#follow(node, results);
     } catch (failure) {
-      return { failure, inputs: shownInputs };
+      return { failure, inputs: shownInputs() };
+    }
+  }
+
+  /** Calls of an asynchronous node: taken at once where they are done already, waited for beside other nodes otherwise. */
+  async #follow(node: RunningNode, results: readonly (NodeResult | Promise<NodeResult>)[]): Promise<Outcome> {
+    const all = Promise.allSettled(results.map((result) => Promise.resolve(result)));
+    const atOnce = await Promise.race([all, new Promise<undefined>((resolve) => setImmediate(resolve, undefined))]);
+    if (atOnce !== undefined) return this.#accept(node, atOnce.map(valueOf));
+    const unblock = this.#list.block(node.id);
+    this.#underWay.set(
+      node.id,
+      all.then((settled) => {
+        this.#settled.set(node.id, settled);
+        this.#underWay.delete(node.id);
+        unblock();
+      }),
+    );
+    return 'again';
+  }
+
+  /** Nothing is ready until a call under way is done; an interrupt does not wait for it. */
+  async #waitForCalls(): Promise<Outcome> {
+    try {
+      await abortable(Promise.race(this.#underWay.values()), this.#interrupt);
+      return 'again';
+    } catch (failure) {
+      return { failure, inputs: {} };
     }
   }
 
@@ -182,16 +227,13 @@ class Run {
       return 'again';
     }
     const ui = this.#store(node, joinOutputs(node.definition, results), results);
-    if (ui !== undefined) {
-      this.#emitToClient('executed', {
-        node: node.id,
-        display_node: node.displayId,
-        output: ui.output,
-        prompt_id: this.#item.promptId,
-      });
-    }
-    this.#finish(node.id);
-    this.#executed.add(node.id);
+    if (ui !== undefined) this.#report.nodeShown(node, ui);
+    return this.#finish(node);
+  }
+
+  #finish(node: RunningNode): Outcome {
+    this.#report.nodeFinished(node);
+    this.#report.executed.add(node.id);
     return 'done';
   }
 
@@ -217,35 +259,39 @@ class Run {
     return ui;
   }
 
-  async #needsLazyInputs(
-    node: RunningNode,
-    values: Readonly<Record<string, readonly unknown[]>>,
-    missing: ReadonlySet<string>,
-  ): Promise<boolean> {
+  async #needsLazyInputs(node: RunningNode, { values, missing }: GatheredInputs): Promise<boolean> {
     const { definition } = node;
     if (definition.neededLazyInputs === undefined) return false;
-    const known = { ...values, ...Object.fromEntries([...missing].map((name) => [name, [null]])) };
     const needed = new Set<string>();
-    for (const inputs of callInputs(definition, known)) {
+    for (const inputs of callInputs(definition, values)) {
       for (const name of await definition.neededLazyInputs(inputs)) needed.add(name);
     }
     let isWaiting = false;
     for (const name of needed) {
-      const link = missing.has(name) ? asLink(node.inputs.get(name)) : undefined;
-      if (link !== undefined) isWaiting = this.#list.addDependency(node.id, link[0]) || isWaiting;
+      if (Object.hasOwn(values, name) && !missing.has(name)) continue;
+      const link = asLink(node.inputs.get(name));
+      if (link === undefined) {
+        throw new PythonError(
+          'comfy_execution.graph.NodeInputError',
+          `Node ${node.id} says it needs input ${name}, but there is no input to that node at all`,
+        );
+      }
+      isWaiting = this.#list.addDependency(node.id, link[0]) || isWaiting;
     }
     return isWaiting;
   }
 
   async #expand(node: RunningNode, subgraphs: readonly JsonObject[], results: readonly NodeResult[]): Promise<void> {
     const ids = subgraphs.flatMap((subgraph) => this.#prompt.expand(node.id, subgraph));
-    this.#cache.extend(this.#prompt, ids, await this.#changeTokens(ids));
-    this.#expanded.set(node.id, { results });
-    const outputs = ids.filter((id) => this.#prompt.get(id).definition.isOutputNode === true);
-    const sources = results
-      .flatMap((result) => (result.outputs ?? []).map((value) => linkOf(value)?.[0]))
-      .filter((id) => id !== undefined);
-    for (const id of new Set([...outputs, ...sources])) this.#list.addDependency(node.id, id);
+    this.#cache.extend(this.#prompt, ids, (await askForChanges(this.#prompt, ids)).tokens);
+    this.#expanded.set(node.id, results);
+    for (const id of ids) if (this.#prompt.get(id).definition.isOutputNode === true) this.#list.add(id);
+    for (const { outputs = [] } of results) {
+      for (const value of outputs) {
+        const link = linkOf(value);
+        if (link !== undefined) this.#list.addDependency(node.id, link[0]);
+      }
+    }
   }
 
   /** Links in the outputs of an expanding node become the values of the nodes they name. */
@@ -253,156 +299,58 @@ class Run {
     return node.definition.outputs.map((_output, slot) =>
       results.flatMap((result): readonly unknown[] => {
         const value = result.outputs?.[slot];
-        const link = linkOf(value);
+        const link = result.expand === undefined ? undefined : linkOf(value);
         return link === undefined ? [value] : (this.#cache.get(link[0])?.outputs[link[1]] ?? []);
       }),
     );
   }
 
-  async #changeTokens(ids: readonly string[]): Promise<Map<string, string>> {
-    const tokens = new Map<string, string>();
-    for (const id of ids) {
-      const { definition, inputs } = this.#prompt.get(id);
-      if (definition.changeToken === undefined) continue;
-      const literals = Object.fromEntries(
-        definition.inputs.flatMap(({ name }) => {
-          const value = inputs.get(name);
-          return value === undefined ? [] : [[name, asLink(value) === undefined ? value : null]];
-        }),
-      );
-      tokens.set(id, await changeToken(() => definition.changeToken?.(literals)));
-    }
-    return tokens;
-  }
-
   #context(node: RunningNode, callIndex: number): NodeContext {
-    const { extraData, prompt, promptId, clientId } = this.#item;
-    const pngInfo = extraData.get('extra_pnginfo');
-    const place = {
-      nodeId: node.id,
-      promptId,
-      displayNodeId: node.displayId,
-      parentNodeId: node.parentId,
-      realNodeId: node.realId,
-    };
-    const preview = (moment: 'before-progress' | 'after-progress', image: PreviewImage | undefined): void => {
-      if (image !== undefined) this.#options.emit({ kind: 'preview', to: clientId, moment, image, place });
-    };
     return {
-      promptId,
+      promptId: this.#item.promptId,
       nodeId: node.id,
-      prompt,
-      extraPngInfo: isJsonObject(pngInfo) ? pngInfo : undefined,
+      prompt: this.#shownPrompt,
+      extraPngInfo: this.#extraPngInfo,
       expansionPrefix: `${node.id}.${callIndex}.0.`,
       state: this.#cache.state(this.#prompt, node.id),
       signal: this.#signal,
       reportProgress: (value, max, image) => {
         this.#throwIfInterrupted();
-        this.#progress.update(node.id, value, max);
-        this.#emitProgressState();
-        preview('before-progress', image);
-        this.#emit('progress', { value, max, prompt_id: promptId, node: node.id });
-        preview('after-progress', image);
+        this.#report.progress(node, value, max, image);
+      },
+      throwIfInterrupted: () => {
+        this.#throwIfInterrupted();
       },
       sendText: (text) => {
-        this.#options.emit({ kind: 'text', to: undefined, nodeId: node.id, text });
+        this.#report.text(node, text);
       },
     };
+  }
+
+  get #extraPngInfo(): JsonObject | undefined {
+    const given = this.#item.extraData.get('extra_pnginfo');
+    return isJsonObject(given) ? given : undefined;
+  }
+
+  #describe(node: RunningNode, values: GatheredInputs['values']): () => ShownInputs {
+    const hidden = { nodeId: node.id, prompt: this.#shownPrompt, extraPngInfo: this.#extraPngInfo };
+    return () => describeInputs(node.definition, values, hidden);
   }
 
   #throwIfInterrupted(): void {
     if (this.#signal.aborted) throw new Interrupted('interrupted', { cause: cancelledError() });
   }
 
-  #finish(id: string): void {
-    this.#progress.finish(id);
-    this.#emitProgressState();
-  }
-
-  #emitProgressState(): void {
-    this.#emit('progress_state', this.#progress.event());
-  }
-
-  /** To the prompt's client, or to everybody when it has none. */
-  #emit(type: string, data: Readonly<Record<string, Jsonable>>): void {
-    this.#options.emit({ kind: 'json', to: this.#item.clientId, type, data });
-  }
-
-  /** To the prompt's client only. */
-  #emitToClient(type: string, data: Readonly<Record<string, Jsonable>>): void {
-    if (this.#item.clientId !== undefined) this.#emit(type, data);
-  }
-
-  /** A lifecycle event: kept for the history, sent to the client, or to everybody with `isBroadcast`. */
-  #addMessage(type: string, data: Readonly<Record<string, Jsonable>>, isBroadcast = false): void {
-    const whole = { ...data, prompt_id: this.#item.promptId, timestamp: this.#options.now() };
-    this.#messages.push([type, whole]);
-    if (isBroadcast) this.#emit(type, whole);
-    else this.#emitToClient(type, whole);
-  }
-
-  #reportFailure(node: RunningNode, failure: unknown, inputs: Readonly<Record<string, Jsonable>>): void {
-    const place = {
-      node_id: node.realId,
-      node_type: this.#prompt.get(node.realId).definition.classType,
-      executed: [...this.#executed],
-    };
-    if (failure instanceof Interrupted || (this.#signal.aborted && isCancellation(failure))) {
-      this.#addMessage('execution_interrupted', place, true);
-      return;
-    }
-    this.#addMessage('execution_error', {
-      ...place,
-      exception_message: `${messageOf(failure)}\n`,
-      exception_type: pythonTypeOf(failure),
-      traceback: tracebackOf(failure),
-      current_inputs: inputs,
-      current_outputs: this.#prompt.ids(),
-    });
-  }
-
-  #reportBlocked(node: RunningNode, message: string): void {
-    this.#emit('execution_error', {
-      prompt_id: this.#item.promptId,
-      node_id: node.id,
-      node_type: node.definition.classType,
-      executed: [...this.#executed],
-      exception_message: `Execution Blocked: ${message}`,
-      exception_type: 'ExecutionBlocked',
-      traceback: [],
-      current_inputs: [],
-      current_outputs: [],
-    });
-  }
-
-  /** Only expansion can make one: cycles of the client's own are refused before. */
-  #reportCycle(): void {
-    const [id = ''] = this.#item.outputs;
-    this.#addMessage('execution_error', {
-      node_id: id,
-      node_type: this.#prompt.get(id).definition.classType,
-      executed: [...this.#executed],
-      exception_message: 'Dependency cycle detected',
-      exception_type: 'graph.DependencyCycleError',
-      traceback: [],
-      current_inputs: [],
-      current_outputs: this.#prompt.ids(),
-    });
+  #reportFailure(node: RunningNode, failure: unknown, inputs: ShownInputs): void {
+    if (failure instanceof Interrupted || (this.#interrupt.aborted && isCancellation(failure)))
+      this.#report.interrupted(node);
+    else this.#report.failed(node, failure, inputs);
   }
 }
 
-let neverEqual = 0;
-
-/** A text; one that equals no other for NaN and for a token that could not be made. */
-async function changeToken(make: () => unknown): Promise<string> {
-  try {
-    const token = await make();
-    if (!(typeof token === 'number' && Number.isNaN(token))) return JSON.stringify(token);
-  } catch {
-    // ComfyUI: a node whose change cannot be told has changed.
-  }
-  neverEqual += 1;
-  return `never equal ${neverEqual}`;
+function valueOf(settled: PromiseSettledResult<NodeResult>): NodeResult {
+  if (settled.status === 'rejected') throw settled.reason;
+  return settled.value;
 }
 
 function linkOf(value: unknown): readonly [string, number] | undefined {

@@ -1,6 +1,8 @@
 /** How a failed node is told to the client. */
-import type { Jsonable } from '../protocol/json.js';
+import { isJsonObject, type Jsonable, type JsonObject, type JsonValue } from '../protocol/json.js';
 import { isBlocker } from './node-call.js';
+import type { NodeDefinition } from './node-definition.js';
+import { pythonRepr, pythonStr } from './python-text.js';
 
 /** Whether a node gave up because it was told to. */
 export function isCancellation(failure: unknown): boolean {
@@ -17,14 +19,33 @@ export function tracebackOf(failure: unknown): string[] {
     : [];
 }
 
-/** Inputs as an error event shows them: simple values as they are, the rest as text. */
-export function describeInputs(
-  values: Readonly<Record<string, readonly unknown[]>>,
-): Readonly<Record<string, Jsonable>> {
-  return Object.fromEntries(Object.entries(values).map(([name, list]) => [name, list.map(describeValue)]));
+interface HiddenValues {
+  readonly nodeId: string;
+  readonly prompt: JsonObject;
+  readonly extraPngInfo: JsonObject | undefined;
 }
 
-function describeValue(value: unknown): Jsonable {
+/** Inputs as an error event shows them: simple values as they are, the rest as text; hidden ones of the older form too. */
+export function describeInputs(
+  definition: NodeDefinition,
+  values: Readonly<Record<string, readonly unknown[]>>,
+  { nodeId, prompt, extraPngInfo }: HiddenValues,
+): Readonly<Record<string, Jsonable>> {
+  const hidden = definition.api === 'v1' ? Object.entries(definition.hidden ?? {}) : [];
+  const hiddenValues = {
+    PROMPT: prompt,
+    EXTRA_PNGINFO: extraPngInfo ?? null,
+    UNIQUE_ID: nodeId,
+    DYNPROMPT: 'DynamicPrompt',
+  } as const;
+  const shown: [string, Jsonable][] = [
+    ...Object.entries(values).map(([name, list]): [string, Jsonable] => [name, list.map(describeValue)]),
+    ...hidden.map(([name, kind]): [string, Jsonable] => [name, [describeValue(hiddenValues[kind])]]),
+  ];
+  return Object.fromEntries(shown);
+}
+
+function describeValue(value: unknown): null | string | number | boolean | bigint {
   if (
     value === null ||
     typeof value === 'string' ||
@@ -35,6 +56,8 @@ function describeValue(value: unknown): Jsonable {
     return value;
   if (isBlocker(value)) return 'ExecutionBlocker';
   if (typeof value !== 'object') return typeof value;
+  if (isJsonObject(value as JsonValue)) return pythonRepr(value as JsonValue);
+  if (Array.isArray(value)) return `[${value.map((entry) => pythonStr(describeValue(entry))).join(', ')}]`;
   if ('dtype' in value && 'shape' in value && Array.isArray(value.shape))
     return `tensor(${String(value.dtype)} [${value.shape.join(', ')}])`;
   return value.constructor.name;

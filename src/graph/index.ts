@@ -1,8 +1,8 @@
 /** Door of graph/: the prompt executor. Knows nodes as data, no models. */
 export type { GraphEvent, NodePlace } from './events.js';
 export type { NodeContext, NodeDefinition, NodeInputs } from './node-definition.js';
-export { PythonError } from './node-call.js';
+export { PythonError } from './python-error.js';
 export { nodeInfo } from './object-info.js';
 export { PromptQueue, type Submission } from './prompt-queue.js';
-export { pythonRepr } from './python-text.js';
+export { pythonRepr, pythonTypeName } from './python-text.js';
 export type { NodeTable } from './validation.js';

@@ -2,15 +2,18 @@
  * Calling a node: gathering inputs, mapping over lists, passing blockers on, joining results.
  *
  * Internally every value is a list. A normal node is called once per index up to the longest input, shorter lists
- * repeating their last value; a node that takes lists is called once.
+ * repeating their last value; a node that takes lists is called once. The calls of an asynchronous node run side by side.
+ *
+ * Source: ComfyUI, execution.py (`get_input_data`, `_async_map_node_over_list`, `merge_result_data`), restated.
  */
 import type { Jsonable } from '../protocol/json.js';
-import { asLink } from '../protocol/prompt.js';
-import type { CachedResult } from './result-cache.js';
+import { asLink, literalOf } from '../protocol/prompt.js';
 import type { ExecutionBlocker, NodeContext, NodeDefinition, NodeInputs, NodeResult } from './node-definition.js';
+import { PythonError } from './python-error.js';
+import type { CachedResult } from './result-cache.js';
 import type { RunningNode } from './running-prompt.js';
 
-/** Input name to list of values; names whose source has no result yet are listed apart. */
+/** Input name to list of values; inputs whose source has no result yet are null, and listed apart. */
 export interface GatheredInputs {
   readonly values: Readonly<Record<string, readonly unknown[]>>;
   readonly missing: ReadonlySet<string>;
@@ -19,40 +22,33 @@ export interface GatheredInputs {
 export function gatherInputs(node: RunningNode, resultOf: (id: string) => CachedResult | undefined): GatheredInputs {
   const values: Record<string, readonly unknown[]> = {};
   const missing = new Set<string>();
-  for (const { name } of node.definition.inputs) {
+  for (const { name, options } of node.definition.inputs) {
     const value = node.inputs.get(name);
     if (value === undefined) continue;
-    const link = asLink(value);
+    const link = options?.['rawLink'] === true ? undefined : asLink(value);
     if (link === undefined) {
-      values[name] = [value];
+      values[name] = [literalOf(value)];
       continue;
     }
     const source = resultOf(link[0]);
     const slot = link[1] < 0 ? link[1] + (source?.outputs.length ?? 0) : link[1];
     const output = source?.outputs[slot];
     if (output === undefined) missing.add(name);
-    else values[name] = output;
+    values[name] = output ?? [null];
   }
   return { values, missing };
-}
-
-/** An index error as Python words it, for clients that match on it. */
-export class PythonError extends Error {
-  readonly pythonType: string;
-  constructor(pythonType: string, message: string) {
-    super(message);
-    this.pythonType = pythonType;
-  }
 }
 
 export function isBlocker(value: unknown): value is ExecutionBlocker {
   return typeof value === 'object' && value !== null && 'kind' in value && value.kind === 'execution-blocker';
 }
 
-/** Inputs of every call. */
+/** Inputs of every call. @throws {PythonError} `IndexError` when some lists are empty and others are not */
 export function callInputs(definition: NodeDefinition, values: GatheredInputs['values']): NodeInputs[] {
   if (definition.takesLists === true) return [values];
   const lengths = Object.values(values).map((list) => list.length);
+  // Hidden inputs of the older form count as inputs of their own.
+  if (definition.api === 'v1' && definition.hidden !== undefined) lengths.push(1);
   const longest = Math.max(0, ...lengths);
   if (longest === 0) return [{}];
   if (lengths.includes(0)) throw new PythonError('IndexError', 'list index out of range');
@@ -68,13 +64,13 @@ export interface CallOptions {
   readonly beforeCall: () => void;
 }
 
-/** Results of all calls of a node. */
+/** Results of all calls of a node, in order; those of an asynchronous node may still be under way. */
 export async function callNode(
   definition: NodeDefinition,
   inputs: readonly NodeInputs[],
   options: CallOptions,
-): Promise<NodeResult[]> {
-  const results: NodeResult[] = [];
+): Promise<readonly (NodeResult | Promise<NodeResult>)[]> {
+  const results: (NodeResult | Promise<NodeResult>)[] = [];
   for (const [index, values] of inputs.entries()) {
     options.beforeCall();
     const blocker = Object.values(values).find(
@@ -84,6 +80,8 @@ export async function callNode(
       const found = isBlocker(blocker) ? blocker : (blocker as readonly unknown[]).find(isBlocker);
       if (found?.message !== undefined) options.onBlocked(found.message);
       results.push({ outputs: definition.outputs.map((): ExecutionBlocker => ({ kind: 'execution-blocker' })) });
+    } else if (definition.isAsync === true) {
+      results.push(Promise.resolve(definition.execute(values, options.context(index))));
     } else {
       results.push(await definition.execute(values, options.context(index)));
     }
@@ -91,13 +89,14 @@ export async function callNode(
   return results;
 }
 
-/** One list per output: values of the calls in order, list outputs joined. */
+/** One list per output: values of the calls in order, list outputs joined. No outputs where no call gave any. */
 export function joinOutputs(definition: NodeDefinition, results: readonly NodeResult[]): unknown[][] {
+  const given = results.flatMap(({ outputs }) => (outputs === undefined ? [] : [outputs]));
+  if (given.length === 0) return [];
   return definition.outputs.map(({ isList }, slot) =>
-    results.flatMap((result) => {
-      const value = result.outputs?.[slot];
-      if (isList === true && Array.isArray(value)) return value as unknown[];
-      return [value];
+    given.flatMap((outputs) => {
+      const value = outputs[slot];
+      return isList === true && Array.isArray(value) ? (value as unknown[]) : [value];
     }),
   );
 }

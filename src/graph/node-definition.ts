@@ -39,7 +39,7 @@ export interface PreviewImage {
 export interface NodeContext {
   readonly promptId: string;
   readonly nodeId: string;
-  /** The prompt as ComfyUI hands it to nodes with the hidden input PROMPT. */
+  /** The prompt as ComfyUI hands it to nodes with the hidden input PROMPT: with the change tokens of its nodes. */
   readonly prompt: JsonObject;
   readonly extraPngInfo: JsonObject | undefined;
   /** Prefix that makes ids of an expanded subgraph unique: `<node id>.<call index>.0.`. */
@@ -50,6 +50,8 @@ export interface NodeContext {
   readonly signal: AbortSignal;
   /** Progress and an optional preview; throws when the prompt was interrupted, as ComfyUI's does. */
   readonly reportProgress: (value: number, max: number, preview?: PreviewImage) => void;
+  /** Before each part of long work; throws when the prompt was interrupted. */
+  readonly throwIfInterrupted: () => void;
   /** Text for the node in the front end (binary frame of type 3). */
   readonly sendText: (text: string) => void;
 }

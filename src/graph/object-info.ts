@@ -10,16 +10,11 @@ import type { InputDefinition, NodeDefinition } from './node-definition.js';
 export async function inputConfig(input: InputDefinition, api: NodeDefinition['api']): Promise<readonly Jsonable[]> {
   const choices = input.type === 'COMBO' ? await input.choices?.() : undefined;
   if (api === 'v3') {
-    const options = choices === undefined ? input.options : { ...comboOptions(input, choices) };
-    return [input.type, options ?? {}];
+    const choiceOptions = choices === undefined ? {} : { multiselect: false, options: choices };
+    return [input.type, { ...input.options, ...choiceOptions }];
   }
   const type: Jsonable = choices ?? input.type;
   return input.options === undefined ? [type] : [type, input.options];
-}
-
-function comboOptions(input: InputDefinition, choices: readonly string[]): Readonly<Record<string, Jsonable>> {
-  const { default: preset, ...rest } = input.options ?? {};
-  return { ...(preset === undefined ? {} : { default: preset }), multiselect: false, options: choices, ...rest };
 }
 
 /** One entry of `/object_info`. */

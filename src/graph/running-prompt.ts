@@ -2,6 +2,7 @@
 import { isJsonObject, type JsonObject } from '../protocol/json.js';
 import type { Prompt } from '../protocol/prompt.js';
 import type { NodeDefinition } from './node-definition.js';
+import { PythonError } from './python-error.js';
 import type { NodeTable } from './validation.js';
 
 export interface RunningNode {
@@ -18,12 +19,10 @@ export interface RunningNode {
 export class RunningPrompt {
   readonly #table: NodeTable;
   readonly #nodes = new Map<string, RunningNode>();
-  readonly originalIds: readonly string[];
 
   constructor(table: NodeTable, prompt: Prompt) {
     this.#table = table;
     for (const [id, node] of prompt) this.#add(id, node, null, id, id);
-    this.originalIds = [...this.#nodes.keys()];
   }
 
   get(id: string): RunningNode {
@@ -43,8 +42,14 @@ export class RunningPrompt {
   /** Adds the subgraph of an expanding node; gives the ids of its nodes. */
   expand(parentId: string, subgraph: JsonObject): string[] {
     const parent = this.get(parentId);
+    const duplicate = [...subgraph.keys()].find((id) => this.#nodes.has(id));
+    if (duplicate !== undefined) {
+      throw new PythonError(
+        'comfy_execution.graph.DuplicateNodeError',
+        `Attempt to add duplicate node ${duplicate}. Ids of an expansion are unique and the same on every run.`,
+      );
+    }
     for (const [id, node] of subgraph) {
-      if (this.#nodes.has(id)) throw new Error(`attempt to add duplicate node ${id}`);
       const display = isJsonObject(node) ? node.get('override_display_id') : undefined;
       this.#add(id, node, parentId, typeof display === 'string' ? display : parent.displayId, parent.realId);
     }

@@ -8,12 +8,13 @@
  * Intended difference: a cycle is reported as `dependency_cycle`, where ComfyUI 0.3.64 answers without any error.
  */
 import { messageOf } from '../common/errors.js';
-import { isJsonObject, type JsonObject, type Jsonable, type JsonValue } from '../protocol/json.js';
-import type { NodeErrors, Prompt, ValidationError } from '../protocol/prompt.js';
+import { isJsonObject, isWrittenWithFloat, type JsonObject, type Jsonable, type JsonValue } from '../protocol/json.js';
+import { literalOf, wrapLiteral, type NodeErrors, type Prompt, type ValidationError } from '../protocol/prompt.js';
 import { convertLiteral } from './convert.js';
 import type { InputDefinition, NodeDefinition } from './node-definition.js';
 import { inputConfig } from './object-info.js';
-import { pythonFloat, pythonRepr, pythonStr } from './python-text.js';
+import { PythonError, pythonTypeOf } from './python-error.js';
+import { pythonFloat, pythonRepr, pythonStr, pythonTypeName } from './python-text.js';
 import { socketTypeOf, typesMatch, type SocketType } from './type-matching.js';
 
 export type NodeTable = ReadonlyMap<string, NodeDefinition>;
@@ -26,6 +27,9 @@ export type ValidationResult =
       readonly nodeErrors: ReadonlyMap<string, NodeErrors>;
     };
 
+/** The version of ComfyUI whose rules and error types hold. */
+export type GraphDialect = '0.3.64' | 'latest';
+
 /** Longer lists of options are not written out. */
 const MAX_LISTED_OPTIONS = 20;
 
@@ -34,6 +38,7 @@ export async function validatePrompt(
   table: NodeTable,
   prompt: Prompt,
   targets: readonly string[] | undefined,
+  dialect: GraphDialect = '0.3.64',
 ): Promise<ValidationResult> {
   const outputs: string[] = [];
   for (const [id, node] of prompt) {
@@ -42,6 +47,8 @@ export async function validatePrompt(
       error: wholePromptError('invalid_prompt', message, `Node ID '#${id}'`),
       nodeErrors: new Map(),
     });
+    const isKnown = typeof classType === 'string' && table.has(classType);
+    if (dialect === 'latest' && !isKnown) return { error: missingNodeType(id, node), nodeErrors: new Map() };
     if (classType === undefined) return refuse('Cannot execute because a node is missing the class_type property.');
     const definition = typeof classType === 'string' ? table.get(classType) : undefined;
     if (definition === undefined) return refuse(`Cannot execute because node ${pythonStr(classType)} does not exist.`);
@@ -49,7 +56,29 @@ export async function validatePrompt(
   }
   if (outputs.length === 0)
     return { error: wholePromptError('prompt_no_outputs', 'Prompt has no outputs', ''), nodeErrors: new Map() };
-  return new Validation(table, prompt).run(outputs);
+  return new Validation(table, prompt, dialect).run(outputs);
+}
+
+/** What newer versions say of a node without a class, or of one that is not there. */
+function missingNodeType(id: string, node: JsonValue): ValidationError {
+  const fieldOf = (value: JsonValue | undefined, name: string): JsonValue | undefined =>
+    isJsonObject(value) ? value.get(name) : undefined;
+  const classType = fieldOf(node, 'class_type');
+  const title = fieldOf(fieldOf(node, '_meta'), 'title');
+  const isUnnamed = classType === undefined || classType === null;
+  const shown = typeof title === 'string' ? title : isUnnamed ? `ID #${id}` : pythonStr(classType);
+  return {
+    type: 'missing_node_type',
+    message: isUnnamed
+      ? `Node '${shown}' has no class_type. The workflow may be corrupted or a custom node is missing.`
+      : `Node '${shown}' not found. The custom node may not be installed.`,
+    details: `Node ID '#${id}'`,
+    extra_info: {
+      node_id: id,
+      class_type: classType ?? null,
+      node_title: typeof title === 'string' ? title : isUnnamed ? null : shown,
+    },
+  };
 }
 
 export function wholePromptError(type: string, message: string, details: string): ValidationError {
@@ -57,6 +86,7 @@ export function wholePromptError(type: string, message: string, details: string)
 }
 
 type Walk = Generator<string | Promise<unknown>, void, unknown>;
+type Settled = { readonly value: unknown } | { readonly failure: unknown };
 
 /** What a node's validation came to; `thrown` where ComfyUI's own code would raise. */
 interface Outcome {
@@ -65,24 +95,18 @@ interface Outcome {
   thrown?: { readonly message: string; readonly type: string };
 }
 
-class Thrown extends Error {
-  readonly pythonType: string;
-  constructor(message: string, pythonType: string) {
-    super(message);
-    this.pythonType = pythonType;
-  }
-}
-
 class Validation {
   readonly #table: NodeTable;
   readonly #prompt: Prompt;
+  readonly #dialect: GraphDialect;
   readonly #outcomes = new Map<string, Outcome>();
   readonly #converted = new Map<string, Map<string, JsonValue>>();
   readonly #dependents = new Map<string, string[]>();
 
-  constructor(table: NodeTable, prompt: Prompt) {
+  constructor(table: NodeTable, prompt: Prompt, dialect: GraphDialect) {
     this.#table = table;
     this.#prompt = prompt;
+    this.#dialect = dialect;
   }
 
   async run(outputs: readonly string[]): Promise<ValidationResult> {
@@ -140,7 +164,7 @@ class Validation {
     const node = this.#prompt.get(id);
     const classType = isJsonObject(node) ? node.get('class_type') : undefined;
     const definition = typeof classType === 'string' ? this.#table.get(classType) : undefined;
-    if (definition === undefined) throw new Thrown(pythonRepr(id), 'KeyError');
+    if (definition === undefined) throw new PythonError('KeyError', pythonRepr(id));
     return definition;
   }
 
@@ -154,15 +178,19 @@ class Validation {
       stack.push({ id, steps: this.#validateNode(id) });
     };
     if (!this.#outcomes.has(root)) push(root);
-    let answer: unknown;
+    let answer: Settled = { value: undefined };
     for (let top = stack.at(-1); top !== undefined; top = stack.at(-1)) {
-      const step = top.steps.next(answer);
-      answer = undefined;
+      const step: IteratorResult<string | Promise<unknown>> =
+        'value' in answer ? top.steps.next(answer.value) : top.steps.throw(answer.failure);
+      answer = { value: undefined };
       if (step.done === true) {
         open.delete(top.id);
         stack.pop();
       } else if (typeof step.value !== 'string') {
-        answer = await step.value;
+        answer = await step.value.then(
+          (value): Settled => ({ value }),
+          (failure: unknown): Settled => ({ failure }),
+        );
       } else if (open.has(step.value)) {
         this.#fileCycle(
           stack.map(({ id }) => id),
@@ -181,17 +209,14 @@ class Validation {
       const definition = this.#definition(id);
       const node = this.#prompt.get(id);
       const inputs = isJsonObject(node) ? node.get('inputs') : undefined;
-      if (!isJsonObject(inputs)) throw new Thrown("'inputs'", 'KeyError');
+      if (!isJsonObject(inputs)) throw new PythonError('KeyError', "'inputs'");
       for (const input of definition.inputs) yield* this.#validateInput(id, definition, input, inputs, outcome);
       if (outcome.errors.length === 0 || definition.validator !== undefined)
         yield* this.#runValidator(definition, inputs, outcome, id);
     } catch (error) {
       outcome.isValid = false;
       outcome.errors.length = 0;
-      outcome.thrown = {
-        message: messageOf(error),
-        type: error instanceof Thrown ? error.pythonType : pythonTypeOf(error),
-      };
+      outcome.thrown = { message: messageOf(error), type: pythonTypeOf(error) };
     }
     if (outcome.errors.length > 0) outcome.isValid = false;
   }
@@ -239,8 +264,10 @@ class Validation {
       return;
     }
     const [source, slot] = link;
-    if (typeof source !== 'string') throw new Thrown(pythonRepr(source ?? null), 'KeyError');
+    if (typeof source !== 'string') throw new PythonError('KeyError', pythonRepr(source ?? null));
     const outputs = this.#definition(source).outputs;
+    if (isWrittenWithFloat(link))
+      throw new PythonError('TypeError', 'tuple indices must be integers or slices, not float');
     const received = outputs[slotIndex(slot, outputs.length)]?.type ?? '*';
     const wanted = (yield socketTypeOf(input, definition.api)) as SocketType;
     if (definition.validator?.takesInputTypes !== true && !typesMatch(received, wanted)) {
@@ -294,14 +321,15 @@ class Validation {
       return;
     }
     const { value } = converted;
-    this.#storeConverted(id, input.name, value);
+    this.#storeConverted(id, input.name, wrapLiteral(value));
     if (definition.validator?.names.includes(input.name) === true) return;
     const bound = boundProblem(input, value);
     if (bound !== undefined) {
       outcome.errors.push({ ...bound, details: input.name, extra_info: { ...info, received_value: value } });
       return;
     }
-    if (input.type !== 'COMBO' || definition.api === 'v3' || input.choices === undefined) return;
+    if (input.type !== 'COMBO' || input.choices === undefined) return;
+    if (definition.api === 'v3' && this.#dialect === '0.3.64') return;
     const choices = (yield Promise.resolve(input.choices())) as readonly string[];
     if (typeof value === 'string' && choices.includes(value)) return;
     const isLong = choices.length > MAX_LISTED_OPTIONS;
@@ -320,7 +348,7 @@ class Validation {
     const literals: Record<string, unknown> = {};
     for (const input of definition.inputs) {
       const value = this.#converted.get(id)?.get(input.name) ?? inputs.get(input.name);
-      if (value !== undefined) literals[input.name] = Array.isArray(value) ? null : value;
+      if (value !== undefined) literals[input.name] = Array.isArray(value) ? null : literalOf(value);
     }
     const result = yield Promise.resolve(validator.check(literals));
     if (result === true) return;
@@ -367,10 +395,13 @@ class Validation {
 
 /** Negative slots count from the end, as Python's do. */
 function slotIndex(slot: JsonValue | undefined, count: number): number {
-  if (typeof slot !== 'number' || !Number.isInteger(slot))
-    throw new Thrown('tuple indices must be integers or slices, not str', 'TypeError');
-  const index = slot < 0 ? slot + count : slot;
-  if (index < 0 || index >= count) throw new Thrown('tuple index out of range', 'IndexError');
+  const given = typeof slot === 'boolean' || typeof slot === 'bigint' ? Number(slot) : slot;
+  if (typeof given !== 'number' || !Number.isInteger(given)) {
+    const type = pythonTypeName(slot ?? null);
+    throw new PythonError('TypeError', `tuple indices must be integers or slices, not ${type}`);
+  }
+  const index = given < 0 ? given + count : given;
+  if (index < 0 || index >= count) throw new PythonError('IndexError', 'tuple index out of range');
   return index;
 }
 
@@ -390,11 +421,4 @@ function boundProblem(input: InputDefinition, value: JsonValue): { type: string;
     return { type: 'value_bigger_than_max', message: `Value ${text(value)} bigger than max of ${text(max)}` };
   }
   return undefined;
-}
-
-/** The name under which clients know an error of a node: its Python name where it has one. */
-export function pythonTypeOf(error: unknown): string {
-  if (error instanceof Error && 'pythonType' in error && typeof error.pythonType === 'string') return error.pythonType;
-  if (error instanceof Error && 'code' in error && typeof error.code === 'string') return error.code;
-  return error instanceof Error ? error.name : 'Exception';
 }

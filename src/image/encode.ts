@@ -22,7 +22,7 @@ export async function encodePng(
   const { default: sharp } = await import('sharp');
   const [, height = 0, width = 0, channels = 0] = images.shape;
   const length = height * width * channels;
-  const pixels = toU8(images.data.subarray(index * length, (index + 1) * length));
+  const pixels = levelsOf(images.data.subarray(index * length, (index + 1) * length));
   const raw = { width, height, channels: channels === 4 ? (4 as const) : (3 as const) };
   const png = await sharp(pixels, { raw }).png({ compressionLevel }).toBuffer();
   if (texts.size === 0) return png;
@@ -34,7 +34,8 @@ export async function encodePng(
   ]);
 }
 
-function toU8(values: Float32Array): Uint8Array {
+/** 8-bit levels: scaled by 255, clipped and truncated. */
+export function levelsOf(values: Float32Array): Uint8Array {
   const out = new Uint8Array(values.length);
   for (let i = 0; i < values.length; i += 1) out[i] = Math.min(255, Math.max(0, Math.fround((values[i] ?? 0) * 255)));
   return out;

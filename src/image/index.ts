@@ -1,5 +1,7 @@
 /** Door of image/: files and tensors to pixels and back. */
 export { decodeImage, toImageTensor, type DecodedImage } from './decode.js';
+export { requireFinite } from './finite.js';
+export { readImageInput, type ImageInput } from './image-input.js';
 export {
   clipResampling,
   flexibleResampling,
@@ -13,3 +15,6 @@ export {
 } from './preprocess.js';
 export { axisMatrix } from './resample.js';
 export { encodePng } from './encode.js';
+export { encodeChannels, encodePreview, replaceAlpha } from './view.js';
+export { checkPixels, upscale, UPSCALE_METHODS } from './upscale.js';
+export { inSlices } from './slices.js';

@@ -92,9 +92,11 @@ export function resampleToU8(images: F32Tensor | U8Tensor, resampling: Resamplin
   const out = new Uint8Array(batch * length);
   const imageLength = height * width * channels;
   for (let image = 0; image < batch; image += 1) {
-    const source = asRgb(images, image * imageLength, height * width, channels);
+    const lines = linesOf(images, image * imageLength, width, channels);
     const target = out.subarray(image * length, (image + 1) * length);
-    quantize(resampling === undefined ? source : resize(source, width, height, resampling), target);
+    if (resampling === undefined) {
+      for (let row = 0; row < height; row += 1) quantize(lines(row), target.subarray(row * width * CHANNELS));
+    } else quantize(resize(lines, width, height, resampling), target);
   }
   return u8Tensor([batch, size.height, size.width, CHANNELS], out);
 }
@@ -151,21 +153,41 @@ export function roundHalfEven(value: number): number {
   return rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor;
 }
 
-/** One image as f32 `[H·W, 3]`; a view where it already is that. */
-function asRgb(images: F32Tensor | U8Tensor, begin: number, pixels: number, channels: number): Float32Array {
-  if (images.dtype === 'F32' && channels === CHANNELS) return images.data.subarray(begin, begin + pixels * CHANNELS);
-  const out = new Float32Array(pixels * CHANNELS);
-  for (let pixel = 0; pixel < pixels; pixel += 1) {
-    for (let channel = 0; channel < CHANNELS; channel += 1) {
-      const value = images.data[begin + pixel * channels + channel] ?? 0;
-      out[pixel * CHANNELS + channel] = images.dtype === 'F32' ? value : (U8_LEVELS[value] ?? 0);
-    }
+/**
+ * Rows of one image as f32 `[W, 3]`, each valid until the next is asked for: a picture as floats is four times its size,
+ * a row is nothing.
+ */
+function linesOf(
+  images: F32Tensor | U8Tensor,
+  begin: number,
+  width: number,
+  channels: number,
+): (row: number) => Float32Array {
+  const { data } = images;
+  if (data instanceof Float32Array && channels === CHANNELS) {
+    return (row) => data.subarray(begin + row * width * CHANNELS, begin + (row + 1) * width * CHANNELS);
   }
-  return out;
+  const line = new Float32Array(width * CHANNELS);
+  const levels = data instanceof Float32Array ? undefined : U8_LEVELS;
+  return (row) => {
+    let from = begin + row * width * channels;
+    for (let at = 0; at < line.length; at += CHANNELS, from += channels) {
+      for (let channel = 0; channel < CHANNELS; channel += 1) {
+        const value = data[from + channel] ?? 0;
+        line[at + channel] = levels === undefined ? value : (levels[value] ?? 0);
+      }
+    }
+    return line;
+  };
 }
 
 /** Horizontal pass over the rows that the window needs, kept in fp32, then the vertical pass. */
-function resize(source: Float32Array, width: number, height: number, resampling: Resampling): Float32Array {
+function resize(
+  lines: (row: number) => Float32Array,
+  width: number,
+  height: number,
+  resampling: Resampling,
+): Float32Array {
   const { filter, window } = resampling;
   const columns = axisWeights(filter, width, resampling.width, window.left, window.width);
   const rows = axisWeights(filter, height, resampling.height, window.top, window.height);
@@ -175,9 +197,9 @@ function resize(source: Float32Array, width: number, height: number, resampling:
 
   const middle = new Float32Array((lastRow - firstRow) * lineLength);
   for (let row = firstRow; row < lastRow; row += 1) {
-    const line = row * width * CHANNELS;
+    const source = lines(row);
     for (let column = 0; column < window.width; column += 1) {
-      let at = line + (columns.starts[column] ?? 0) * CHANNELS;
+      let at = (columns.starts[column] ?? 0) * CHANNELS;
       let weightAt = column * columns.stride;
       const weightEnd = weightAt + (columns.counts[column] ?? 0);
       let red = 0;

@@ -6,3 +6,4 @@ export {
   type DetectionOptions,
 } from './detection.js';
 export { ComfyUIPathResolver, ModelPathConfig, notFound, type FolderStats, type ModelFile } from './path-resolver.js';
+export { adapterFolders, type AdapterFolders } from './adapter-folders.js';

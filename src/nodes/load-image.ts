@@ -1,11 +1,8 @@
 /** LoadImage: a picture of the input folder as IMAGE and MASK. Source: ComfyUI, nodes.py. */
-import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
-import { BridgeError } from '../common/errors.js';
-import { PythonError, type NodeDefinition } from '../graph/index.js';
-import { decodeImage, toImageTensor, type DecodedImage } from '../image/index.js';
+import type { NodeDefinition } from '../graph/index.js';
+import { toImageTensor, type DecodedImage } from '../image/index.js';
 import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
-import { inputFilePath, isInputFile, listInputImages } from './input-files.js';
+import { decodeInputImage, imageFileHash, imageFileValidator, listInputImages } from './input-files.js';
 import type { NodeServices } from './services.js';
 import { textInput } from './values.js';
 
@@ -13,11 +10,6 @@ import { textInput } from './values.js';
 const EMPTY_MASK_SIDE = 64;
 
 export function createLoadImage(services: NodeServices): NodeDefinition {
-  const path = (name: string): string => {
-    const found = inputFilePath(services, name);
-    if (found === undefined) throw new BridgeError('PATH_OUTSIDE_FOLDER', `"${name}" leads out of its folder.`);
-    return found;
-  };
   return {
     classType: 'LoadImage',
     api: 'v1',
@@ -27,29 +19,21 @@ export function createLoadImage(services: NodeServices): NodeDefinition {
     inputs: [
       { name: 'image', type: 'COMBO', choices: () => listInputImages(services), options: { image_upload: true } },
     ],
+    ...loadsImage(services),
+  };
+}
+
+/** What all nodes do that load a whole picture, wherever their choices come from. */
+export function loadsImage(
+  services: NodeServices,
+): Pick<NodeDefinition, 'outputs' | 'validator' | 'changeToken' | 'execute'> {
+  return {
     outputs: [{ type: 'IMAGE' }, { type: 'MASK' }],
-    validator: {
-      names: ['image'],
-      check: async (inputs) => {
-        const name = textInput(inputs, 'image');
-        return (await isInputFile(services, name)) || `Invalid image file: ${name}`;
-      },
-    },
-    changeToken: async (inputs) =>
-      createHash('sha256')
-        .update(await readFile(path(textInput(inputs, 'image'))))
-        .digest('hex'),
+    validator: imageFileValidator(services),
+    changeToken: (inputs) => imageFileHash(services, textInput(inputs, 'image')),
     async execute(inputs, { signal }) {
-      const name = textInput(inputs, 'image');
-      try {
-        const image = await decodeImage(path(name), { label: name, signal });
-        return { outputs: [toImageTensor(image.rgb), maskOf(image)] };
-      } catch (error) {
-        // Clients of ComfyUI match on Pillow's name for a file that is no image.
-        if (error instanceof BridgeError && error.code === 'IMAGE_INVALID')
-          throw new PythonError('PIL.UnidentifiedImageError', error.message);
-        throw error;
-      }
+      const image = await decodeInputImage(services, textInput(inputs, 'image'), signal);
+      return { outputs: [toImageTensor(image.rgb), maskOf(image)] };
     },
   };
 }

@@ -6,7 +6,7 @@
  * Source: ComfyUI, folder_paths.py, `get_save_image_path`.
  */
 import { mkdir, open, readdir } from 'node:fs/promises';
-import { basename, dirname, join, normalize } from 'node:path';
+import { basename, dirname, join, normalize, resolve, sep } from 'node:path';
 import { systemCodeOf } from '../common/errors.js';
 import { PythonError } from '../graph/index.js';
 import { resolveInside } from '../paths/index.js';
@@ -18,8 +18,8 @@ interface NumberedFile {
 }
 
 export interface OutputSeries {
-  /** Writes the next file of the series. */
-  write(bytes: Uint8Array, ending: string): Promise<NumberedFile>;
+  /** Writes the next file of the series, the `batchNumber`th of its batch. */
+  write(bytes: Uint8Array, ending: string, batchNumber?: number): Promise<NumberedFile>;
 }
 
 export interface ImageSize {
@@ -44,18 +44,13 @@ export async function beginOutputSeries(
   const subfolder = dirname(expanded) === '.' ? '' : dirname(expanded);
   const stem = basename(expanded);
   const target = resolveInside(folder, subfolder);
-  if (target === undefined) {
-    throw new PythonError(
-      'Exception',
-      `Saving outside the output folder is not allowed: the prefix "${prefix}" leads out of ${folder}.`,
-    );
-  }
+  if (target === undefined) throw savingOutside(folder, resolve(folder, subfolder));
   await mkdir(target, { recursive: true });
   let counter = (await highestCounter(target, stem)) + 1;
   return {
-    async write(bytes, ending) {
+    async write(bytes, ending, batchNumber = 0) {
       for (; ; counter += 1) {
-        const filename = `${stem.replaceAll('%batch_num%', '0')}_${String(counter).padStart(COUNTER_DIGITS, '0')}_.${ending}`;
+        const filename = `${stem.replaceAll('%batch_num%', String(batchNumber))}_${String(counter).padStart(COUNTER_DIGITS, '0')}_.${ending}`;
         try {
           const file = await open(join(target, filename), 'wx');
           try {
@@ -71,6 +66,19 @@ export async function beginOutputSeries(
       }
     },
   };
+}
+
+/** In ComfyUI's words, which clients may know. */
+function savingOutside(folder: string, target: string): PythonError {
+  const parts = target.split(sep);
+  const inner = folder.split(sep);
+  const shared = parts.findIndex((part, i) => part !== inner[i]);
+  const common = parts.slice(0, shared === -1 ? parts.length : shared).join(sep) || sep;
+  return new PythonError(
+    'Exception',
+    '**** ERROR: Saving image outside the output folder is not allowed.' +
+      `\n full_output_folder: ${target}\n         output_dir: ${folder}\n         commonpath: ${common}`,
+  );
 }
 
 async function highestCounter(folder: string, stem: string): Promise<number> {

@@ -1,5 +1,6 @@
 /** PreviewAny: anything as text. Source: ComfyUI, comfy_extras/nodes_preview_any.py. */
 import { pythonRepr, type NodeDefinition } from '../graph/index.js';
+import { writeAsciiJson, type Jsonable } from '../protocol/json.js';
 
 export function createPreviewAny(): NodeDefinition {
   return {
@@ -15,11 +16,18 @@ export function createPreviewAny(): NodeDefinition {
   };
 }
 
+/** Texts as they are, simple values as Python writes them, lists and objects of such as JSON, the rest described. */
 function textOf(value: unknown): string {
   if (value === undefined || value === null) return 'None';
   if (typeof value === 'string') return value;
   if (typeof value === 'number' || typeof value === 'boolean' || typeof value === 'bigint') return pythonRepr(value);
-  return describe(value);
+  return isJson(value) ? writeAsciiJson(value) : describe(value);
+}
+
+function isJson(value: unknown): value is Jsonable {
+  if (value instanceof Map) return [...value.values()].every(isJson);
+  if (Array.isArray(value)) return value.every(isJson);
+  return value === null || ['string', 'number', 'boolean', 'bigint'].includes(typeof value);
 }
 
 /** Tensors by dtype and shape, objects by their entries: a text that says what is there, not megabytes of numbers. */

@@ -1,6 +1,6 @@
 /** Values on links, from unknown to typed. Validation has matched the types; these guard against a defect of a node. */
 import { BridgeError } from '../common/errors.js';
-import type { NodeInputs } from '../graph/index.js';
+import { PythonError, type NodeInputs } from '../graph/index.js';
 import type { F32Tensor } from '../tensor/tensor.js';
 import type { VisionModel, VisionOutput } from '../vision/index.js';
 
@@ -8,6 +8,35 @@ export function textInput(inputs: NodeInputs, name: string): string {
   const value = inputs[name];
   if (typeof value !== 'string') throw wrong(name, 'a text');
   return value;
+}
+
+/** INT or FLOAT; integers beyond 2^53 lose their last digits here. */
+export function numberInput(inputs: NodeInputs, name: string): number {
+  const value = inputs[name];
+  if (typeof value !== 'number' && typeof value !== 'bigint') throw wrong(name, 'a number');
+  return Number(value);
+}
+
+/** One of some words, which validation has checked; a linked value may still be another. */
+export function choiceInput<T extends string>(inputs: NodeInputs, name: string, choices: readonly T[]): T {
+  const value = inputs[name];
+  const found = choices.find((choice) => choice === value);
+  if (found === undefined) throw new PythonError('ValueError', `${name} is not one of ${choices.join(', ')}.`);
+  return found;
+}
+
+/** BOOLEAN; absent optional inputs take the default. */
+export function flagInput(inputs: NodeInputs, name: string, preset: boolean): boolean {
+  const value = inputs[name];
+  return value === undefined ? preset : Boolean(value);
+}
+
+/** MASK: f32 `[B, H, W]`. */
+export function maskInput(inputs: NodeInputs, name: string): F32Tensor {
+  const value = inputs[name];
+  if (!isObject(value) || value['dtype'] !== 'F32' || !Array.isArray(value['shape']) || value['shape'].length < 2)
+    throw wrong(name, 'a MASK');
+  return value as unknown as F32Tensor;
 }
 
 export function imageInput(inputs: NodeInputs, name: string): F32Tensor {

@@ -26,6 +26,14 @@ export interface JsonableObject {
   readonly [key: string]: Jsonable;
 }
 
+/** Lists that hold a whole number written as a float. A number cannot tell: 0.0 is 0 here, and a slot of 0.0 is none in ComfyUI. */
+const WRITTEN_WITH_FLOAT = new WeakSet<readonly JsonValue[]>();
+
+/** Whether the sender wrote a whole number of this list with a point or an exponent. */
+export function isWrittenWithFloat(list: readonly JsonValue[]): boolean {
+  return WRITTEN_WITH_FLOAT.has(list);
+}
+
 /** Python's parser stops at its recursion limit, near 1000. */
 const MAX_DEPTH = 500;
 
@@ -49,6 +57,8 @@ const PLAIN_TEXT = /"(?:[^"\\\p{Cc}]|[\u007f-\u009f])*"/uy;
 class Reader {
   readonly #text: string;
   #at = 0;
+  /** Of the number read last. */
+  #isFloat = false;
 
   constructor(text: string) {
     this.#text = text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
@@ -96,7 +106,9 @@ class Reader {
     this.#blank();
     if (this.#take(']')) return items;
     do {
-      items.push(this.value(depth + 1));
+      const item = this.value(depth + 1);
+      if (Number.isInteger(item) && this.#isFloat) WRITTEN_WITH_FLOAT.add(items);
+      items.push(item);
       this.#blank();
     } while (this.#take(','));
     if (!this.#take(']')) throw this.#problem('"," or "]" is expected');
@@ -130,6 +142,7 @@ class Reader {
     this.#at += match[0].length;
     const value = Number(match[0]);
     const isInteger = match[1] === undefined && match[2] === undefined;
+    this.#isFloat = !isInteger;
     if (isInteger && !Number.isSafeInteger(value)) {
       if (match[0].length > 4300) throw this.#problem('a number has more than 4300 digits'); // Python's own limit
       return BigInt(match[0]);

@@ -12,6 +12,8 @@ export interface QueueItem {
   readonly extraData: JsonObject;
   readonly outputs: readonly string[];
   readonly clientId: string | undefined;
+  /** When it was accepted, in ms since the epoch. */
+  readonly createdMs: number;
 }
 
 /** A type rather than an interface, so that it can be written as JSON as it is. */
@@ -42,6 +44,11 @@ export interface HistoryEntry {
   };
 }
 
+/** Lower case, with hyphens: the only form of prompt ids in newer versions of the protocol. */
+export function isCanonicalUuid(text: string): boolean {
+  return /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(text);
+}
+
 /** The five-element array that `/queue` and `/history` show. Secrets never get this far. */
 export function queueItemJson({ number, promptId, prompt, extraData, outputs }: QueueItem): Jsonable {
   return [number, promptId, prompt, extraData, outputs];
@@ -61,4 +68,17 @@ export function asLink(value: JsonValue | undefined): readonly [string, number] 
   if (!Array.isArray(value) || value.length !== 2) return undefined;
   const [id, slot] = value as readonly JsonValue[];
   return typeof id === 'string' && typeof slot === 'number' ? [id, slot] : undefined;
+}
+
+/** The key under which a client passes a list that is no link. */
+const LITERAL = '__value__';
+
+/** A literal that `asLink` takes for what it is: lists that look like links stay wrapped as the client sent them. */
+export function wrapLiteral(value: JsonValue): JsonValue {
+  return asLink(value) === undefined ? value : new Map([[LITERAL, value]]);
+}
+
+/** The value of a literal input, unwrapped. */
+export function literalOf(value: JsonValue): JsonValue {
+  return value instanceof Map ? ((value as JsonObject).get(LITERAL) ?? value) : value;
 }

@@ -3,9 +3,12 @@ import type { RootDatabase } from 'lmdb';
 import type { Logger } from '../common/logger.js';
 import { openEnvironment } from './environment.js';
 import { FeatureStore } from './feature-store.js';
+import { ModelIndexStore } from './model-index.js';
 import { FileHashes } from './file-hashes.js';
 
 export type { FeatureStore, FeatureStoreStats } from './feature-store.js';
+export type { IndexedModel, ModelIndexStore } from './model-index.js';
+export { PromptJournal } from './prompt-journal.js';
 
 export interface StoreOptions {
   /** A folder of ours; made if missing. */
@@ -25,6 +28,11 @@ export class Store implements AsyncDisposable {
     this.#root = root;
     this.features = new FeatureStore(root, maxFeatureBytes);
     this.fileHashes = new FileHashes(root);
+  }
+
+  /** The index of model files, in the form of a version that its user raises when rows change. */
+  modelIndex<Row, Hashes>(version: number): ModelIndexStore<Row, Hashes> {
+    return new ModelIndexStore<Row, Hashes>(this.#root, version);
   }
 
   /** Waits for writes that are under way. Closing twice is harmless. */

@@ -39,7 +39,10 @@ const ACTIVATIONS = {
 } as const satisfies Record<string, Activation>;
 
 const size = (high: number): z.ZodNumber => z.number().int().min(1).max(high);
-const channels = z.array(z.number()).length(3);
+const channels = (low: number, high: number): z.ZodType<number[]> => z.array(z.number().min(low).max(high)).length(3);
+
+/** Attention of a real encoder needs 1.1 GB at most (4096 patches, 16 heads); beyond this a size is a mistake or worse. */
+const MAX_IMAGE_BYTES = 4e9;
 
 /** The entry `config` of `__metadata__`; bounds keep hostile numbers from becoming hostile allocations. */
 const metadataConfigSchema = z.object({
@@ -53,8 +56,9 @@ const metadataConfigSchema = z.object({
   num_patches: size(4096).optional(),
   hidden_act: z.enum(['gelu', 'quick_gelu', 'gelu_pytorch_tanh', 'silu']),
   layer_norm_eps: z.number().min(0).max(1),
-  image_mean: channels,
-  image_std: channels,
+  // Real ones lie in 0..1, or in 0..255; others would drown every picture, or divide by nothing.
+  image_mean: channels(-1000, 1000),
+  image_std: channels(0.001, 1000),
   projection_dim: size(65_536).optional(),
   mm_projector_dim: size(65_536).optional(),
 });
@@ -114,7 +118,21 @@ export function readMetadataConfig(
     ...(entry.projection_dim === undefined ? {} : { projectionDim: entry.projection_dim }),
     ...(entry.mm_projector_dim === undefined ? {} : { mmProjectorDim: entry.mm_projector_dim }),
   };
+  const tokens = config.maxPatches ?? patchCount(config);
+  const bytes = imageBytes(config, tokens);
+  if (bytes > MAX_IMAGE_BYTES) {
+    return {
+      problem:
+        `one picture of its image_size ${config.imageSize} in patches of ${config.patchSize} is ${tokens} tokens, which would ` +
+        `need ${(bytes / 1e9).toFixed(1)} GB of memory; the limit is ${MAX_IMAGE_BYTES / 1e9} GB`,
+    };
+  }
   return { modelType: entry.model_type, config };
+}
+
+/** What encoding one picture needs at least, beside the weights: one layer's attention scores, states and MLP in f32. */
+function imageBytes({ heads, hiddenSize, intermediateSize }: VisionConfig, tokens: number): number {
+  return 4 * (heads * tokens ** 2 + tokens * (6 * hiddenSize + intermediateSize));
 }
 
 /** Patches of a picture; pixels left over at the right and the bottom are unused. */

@@ -1,43 +1,12 @@
 /** The encoder as a library: one model, one inference process, images in many forms. */
 import { InvalidRequestError } from '../common/errors.js';
-import { decodeImage, type Crop } from '../image/index.js';
+import type { Crop, ImageInput } from '../image/index.js';
 import type { Device, Progress } from '../runtime/index.js';
-import { f32Tensor, u8Tensor, type F32Tensor } from '../tensor/tensor.js';
-import type { VisionEngine, VisionInput, VisionOutput } from './engine.js';
+import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+import type { VisionEngine, VisionOutput } from './engine.js';
 import type { Precision } from './weight-values.js';
-import { joinOutputs } from './join.js';
 import { embeddingDim, type VisionModel } from './model.js';
-
-/** An image, its form stated and never guessed. Values are RGB: u8 in 0..255, f32 in 0..1. */
-export type ImageInput =
-  | { readonly kind: 'file'; readonly path: string }
-  /** The bytes of an image file. */
-  | { readonly kind: 'encoded'; readonly bytes: Uint8Array }
-  | {
-      readonly kind: 'u8-hwc';
-      readonly data: Uint8Array;
-      readonly height: number;
-      readonly width: number;
-      readonly channels: 3 | 4;
-    }
-  | {
-      readonly kind: 'f32-hwc';
-      readonly data: Float32Array;
-      readonly height: number;
-      readonly width: number;
-      readonly channels: 3 | 4;
-    }
-  | {
-      readonly kind: 'f32-bhwc';
-      readonly data: Float32Array;
-      readonly shape: readonly [number, number, number, number];
-    }
-  | { readonly kind: 'f32-chw'; readonly data: Float32Array; readonly shape: readonly [number, number, number] }
-  | {
-      readonly kind: 'f32-bchw';
-      readonly data: Float32Array;
-      readonly shape: readonly [number, number, number, number];
-    };
+import { joinEncoded, type EncodedPictures } from './tiles.js';
 
 /** Features of images. All tensors f32, owned by the caller. */
 export interface ImageFeatures {
@@ -60,6 +29,13 @@ export interface EncoderOptions {
 
 export interface EncodeImageOptions {
   readonly crop?: Crop;
+  /** Cuts each picture into so many pieces per side (1 to 16) and merges their features, as IPAdapter_plus does. */
+  readonly tiles?: number;
+  /**
+   * Share of the whole picture's own features, 0 to 1. One picture then gives two rows, [ratio · whole, merged], more
+   * give ratio · whole + (1 - ratio) · merged each, as in IPAdapter_plus. Absent: the merged features alone.
+   */
+  readonly tilesRatio?: number;
   readonly signal?: AbortSignal;
   /** Told while weights are loaded, or quantised for the first time, and of every image. */
   readonly onProgress?: (progress: Progress) => void;
@@ -94,20 +70,21 @@ export class CLIPVisionEncoderCore implements AsyncDisposable {
   }
 
   async encodeImage(image: ImageInput, options: EncodeImageOptions = {}): Promise<ImageFeatures> {
-    const output = await this.#services.engine.encode(this.model, await readImage(image, options.signal), {
-      ...options,
-      precision: this.#precision,
-      device: this.#device,
-    });
-    return toImageFeatures(output, this.model);
+    return toImageFeatures((await this.#encode(image, options)).output, this.model);
+  }
+
+  async #encode(image: ImageInput, options: EncodeImageOptions): Promise<EncodedPictures> {
+    const settings = { ...options, precision: this.#precision, device: this.#device };
+    return this.#services.engine.encodeImage(this.model, image, settings);
   }
 
   /** Images of any sizes, as one batch in their order. */
   async encodeImagesBatch(images: readonly ImageInput[], options: EncodeImageOptions = {}): Promise<ImageFeatures> {
     if (images.length === 0) throw new InvalidRequestError('A batch holds at least one image.');
     // Together, so that they can share runs.
-    const features = await Promise.all(images.map((image) => this.encodeImage(image, options)));
-    return toImageFeatures(joinOutputs(features.map(({ output }) => output)), this.model);
+    const parts = await Promise.all(images.map((image) => this.#encode(image, options)));
+    const total = parts.reduce((sum, { pictures }) => sum + pictures, 0);
+    return toImageFeatures(joinEncoded(parts, total, options.tilesRatio), this.model);
   }
 
   /** Moves the encoder: the next encode runs there, and says so if it cannot (`DEVICE_UNAVAILABLE`). */
@@ -119,48 +96,6 @@ export class CLIPVisionEncoderCore implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#services[Symbol.asyncDispose]();
   }
-}
-
-async function readImage(image: ImageInput, signal: AbortSignal | undefined): Promise<VisionInput> {
-  switch (image.kind) {
-    case 'file':
-      return (await decodeImage(image.path, { signal })).rgb;
-    case 'encoded':
-      return (await decodeImage(image.bytes, { signal })).rgb;
-    case 'u8-hwc':
-      return checked(() => u8Tensor([1, image.height, image.width, image.channels], image.data));
-    case 'f32-hwc':
-      return checked(() => f32Tensor([1, image.height, image.width, image.channels], image.data));
-    case 'f32-bhwc':
-      return checked(() => f32Tensor(image.shape, image.data));
-    case 'f32-chw':
-      return checked(() => toChannelsLast(f32Tensor([1, ...image.shape], image.data)));
-    case 'f32-bchw':
-      return checked(() => toChannelsLast(f32Tensor(image.shape, image.data)));
-  }
-}
-
-/** A shape that does not fit its data is the caller's mistake. */
-function checked<T>(make: () => T): T {
-  try {
-    return make();
-  } catch (error) {
-    if (error instanceof RangeError)
-      throw new InvalidRequestError(`The image does not fit its shape: ${error.message}.`, { cause: error });
-    throw error;
-  }
-}
-
-function toChannelsLast({ shape, data }: F32Tensor): F32Tensor {
-  const [batch = 0, channels = 0, height = 0, width = 0] = shape;
-  const out = new Float32Array(data.length);
-  const area = height * width;
-  for (let i = 0; i < data.length; i += 1) {
-    const image = Math.floor(i / (channels * area));
-    const channel = Math.floor(i / area) % channels;
-    out[(image * area + (i % area)) * channels + channel] = data[i] ?? 0;
-  }
-  return f32Tensor([batch, height, width, channels], out);
 }
 
 function toImageFeatures(output: VisionOutput, model: VisionModel): ImageFeatures {

@@ -4,18 +4,20 @@
  * Nothing heavy happens on the caller's thread. Opening reads a header; pictures are resampled in threads; what was encoded
  * before comes out of the feature cache; the rest is one call to the inference process, which runs what waits together.
  */
+import { readFile, stat } from 'node:fs/promises';
 import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
 import { readModelHeader, readStampKey } from '../formats/index.js';
-import { decodeImage, type Crop } from '../image/index.js';
+import { readImageInput, type Crop, type ImageInput } from '../image/index.js';
 import type { Device, InferenceProcess, Progress, ThreadPool } from '../runtime/index.js';
 import { f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import type { VisionConfig } from './config.js';
 import type { OutputName } from './families/index.js';
 import { FeatureCache, type FeatureMemory, type FeatureSource } from './feature-cache.js';
-import { familyOf, resolveVisionModel, type VisionModel } from './model.js';
+import { embeddingDim, familyOf, resolveVisionModel, type VisionModel } from './model.js';
 import { ENCODE_OPERATION, type EncodeReply, type EncodeRequest } from './operation.js';
 import type { QuantizedModel, Quantizer } from './quantizer.js';
+import { encodeInTiles, formsSquare, readTiling, type EncodedPictures, type Tiling } from './tiles.js';
 import { PREPARE_TASK, type Prepared, type PrepareInput } from './thread-tasks.js';
 import type { Precision } from './weight-values.js';
 import { WeightsIdentity, type HashMemory } from './weights-identity.js';
@@ -44,8 +46,16 @@ export interface EncodeOptions {
   readonly precision?: Precision;
   /** Default: the engine's. */
   readonly device?: Device;
-  /** Default: all that the model has, but `all_hidden_states`. */
+  /** Pieces per side that a picture is cut into, 1 to 16; see tiles.ts. */
+  readonly tiles?: number | undefined;
+  /** Share of the whole picture's own features, 0 to 1; absent: those of the pieces alone. */
+  readonly tilesRatio?: number | undefined;
+  /** Default: all that the model has, but `all_hidden_states` and, with tiles, image embeds that cannot be merged. */
   readonly outputs?: readonly OutputName[];
+  /**
+   * The layer whose result `penultimateHiddenStates` is, from 0, or from -1 backwards. Default -2: the last but one.
+   */
+  readonly intermediateOutput?: number | undefined;
   /** Checked before each run; a started run finishes first (onnxruntime cannot stop one). */
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
@@ -96,11 +106,16 @@ interface Run {
   readonly precision: Precision;
   readonly device: Device;
   readonly outputs: readonly OutputName[];
+  /** Where it is not the last but one. */
+  readonly intermediate?: number;
   /** With int8 only. */
   readonly quantized?: QuantizedModel;
   /** Absent where features are not kept, or the weights are not yet known. */
   readonly cached?: { readonly cache: FeatureCache; readonly source: (device: string) => FeatureSource };
 }
+
+/** Larger files are read by the decoder alone, which need not hold them whole. */
+const MAX_HASHED_FILE_BYTES = 64 * 2 ** 20;
 
 type Features = ReadonlyMap<OutputName, F32Tensor>;
 
@@ -130,6 +145,8 @@ export class VisionEngine {
    *   `QUANTIZATION_REFUSED`, `DEVICE_UNAVAILABLE`, `MEMORY_BUDGET_EXCEEDED`; what the runtime throws.
    */
   async encode(opened: VisionModel, input: VisionInput, options: EncodeOptions = {}): Promise<VisionOutput> {
+    const tiling = readTiling(options.tiles, options.tilesRatio);
+    if (tiling !== undefined) return this.#encodeInTiles(opened, input, options, tiling);
     return this.#admit(async () => {
       const model = await this.#asItIsNow(opened);
       const run = await this.#planRun(model, options);
@@ -138,33 +155,60 @@ export class VisionEngine {
     });
   }
 
-  /**
-   * Encodes the bytes of an image file; all frames of an animated one. What was encoded before is not even decoded.
-   *
-   * @param options.label Names the file in messages.
-   * @throws what `encode` throws; `IMAGE_INVALID`, `IMAGE_TOO_LARGE`.
-   */
-  async encodeFile(
-    opened: VisionModel,
-    bytes: Uint8Array<ArrayBuffer>,
-    options: EncodeOptions & { readonly label?: string } = {},
+  async #encodeInTiles(
+    model: VisionModel,
+    input: VisionInput,
+    options: EncodeOptions,
+    tiling: Tiling,
   ): Promise<VisionOutput> {
+    if ('pixelValues' in input) throw new InvalidRequestError('Tiles are cut from pictures, not from pixel values.');
+    checkInput(input, model, 'none');
+    const canMerge = model.prefixTokens === 0 || formsSquare(embeddingDim(model));
+    const outputs = options.outputs ?? defaultOutputs(model).filter((output) => output !== 'image_embeds' || canMerge);
+    requireOutputs(model, outputs);
+    const plain = { ...options, outputs, tiles: undefined, tilesRatio: undefined };
+    return encodeInTiles((images) => this.encode(model, images, plain), model, input, tiling);
+  }
+
+  /**
+   * Encodes an image in any of its forms; all frames of an animated file. A file that was encoded before is not even
+   * decoded.
+   *
+   * @param options.maxPictures More frames than this are refused before any is encoded.
+   * @throws what `encode` throws; {InvalidRequestError} for values that are no image; `IMAGE_INVALID`, `IMAGE_TOO_LARGE`.
+   */
+  async encodeImage(
+    opened: VisionModel,
+    image: ImageInput,
+    { maxPictures = Infinity, ...options }: EncodeOptions & { readonly maxPictures?: number } = {},
+  ): Promise<EncodedPictures> {
+    const bytes = await encodedBytesOf(image);
+    if (bytes === undefined || readTiling(options.tiles, options.tilesRatio) !== undefined) {
+      const pixels = await readImageInput(image, options);
+      const pictures = checkCount(pixels.shape[0] ?? 0, maxPictures);
+      return { output: await this.encode(opened, pixels, options), pictures };
+    }
     return this.#admit(async () => {
-      const { label, signal, crop = 'center' } = options;
+      const { crop = 'center' } = options;
       const model = await this.#asItIsNow(opened);
       const run = await this.#planRun(model, options);
       const { imageSize, patchSize, maxPatches } = model.config;
       const preprocessing = JSON.stringify([model.modelType, imageSize, patchSize, maxPatches, crop]);
       const file = run.cached === undefined ? '' : await sha256Of(bytes);
-      const pictures = run.cached?.cache.getPictures(file, preprocessing);
-      const kept = pictures === undefined ? undefined : recall(pictures, run);
-      if (kept !== undefined) return joinPictures(kept, run.outputs);
-      const { rgb } = await decodeImage(bytes, { signal, ...(label === undefined ? {} : { label }) });
-      const prepared = await this.#prepare(model, rgb, options);
-      if (run.cached !== undefined) {
-        this.#keep(run.cached.cache.putPictures(file, preprocessing, prepared.hashes));
+      const known = run.cached?.cache.getPictures(file, preprocessing);
+      const kept = known === undefined ? undefined : recall(known, run);
+      if (kept !== undefined) {
+        return { output: joinPictures(kept, run.outputs), pictures: checkCount(kept.length, maxPictures) };
       }
-      return this.#encodePrepared(model, prepared, run, options);
+      const label = image.kind === 'file' ? image.path : image.kind === 'encoded' ? image.label : undefined;
+      const pixels = await readImageInput(
+        { kind: 'encoded', bytes, ...(label === undefined ? {} : { label }) },
+        options,
+      );
+      const pictures = checkCount(pixels.shape[0] ?? 0, maxPictures);
+      const prepared = await this.#prepare(model, pixels, options);
+      if (run.cached !== undefined) this.#keep(run.cached.cache.putPictures(file, preprocessing, prepared.hashes));
+      return { output: await this.#encodePrepared(model, prepared, run, options), pictures };
     });
   }
 
@@ -195,16 +239,10 @@ export class VisionEngine {
   }
 
   async #planRun(model: VisionModel, options: EncodeOptions): Promise<Run> {
-    const outputs = options.outputs ?? model.outputs.filter((output) => output !== 'all_hidden_states');
-    const missing = outputs.find((output) => !model.outputs.includes(output));
-    if (missing !== undefined) {
-      throw new ModelFormatError(
-        'OUTPUT_UNAVAILABLE',
-        `${model.family} cannot give ${missing}; it has ${model.outputs.join(', ')}. Weights that are absent from the file are never made up.`,
-        { details: { output: missing, available: model.outputs } },
-      );
-    }
+    const outputs = options.outputs ?? defaultOutputs(model);
+    requireOutputs(model, outputs);
     const { precision = 'comfy', device = this.#options.device ?? 'cpu' } = options;
+    const intermediate = layerOf(options.intermediateOutput, model.config.layers);
     const { identity, cache } = await (this.#memory ??= this.#openMemory());
     const weights = identity.known(model);
     if (weights === undefined && cache !== undefined) this.#keep(identity.find(model));
@@ -215,12 +253,14 @@ export class VisionEngine {
     const source = (where: string): FeatureSource => ({
       weights: weights ?? '',
       precision: quantized === undefined ? precision : `int8 ${quantized.scheme}`,
+      ...(intermediate === undefined ? {} : { intermediate }),
       device: where,
     });
     return {
       precision,
       device,
       outputs,
+      ...(intermediate === undefined ? {} : { intermediate }),
       ...(quantized === undefined ? {} : { quantized }),
       ...(cache === undefined || weights === undefined ? {} : { cached: { cache, source } }),
     };
@@ -275,7 +315,7 @@ export class VisionEngine {
   async #run(
     model: VisionModel,
     pictures: U8Tensor | F32Tensor,
-    { precision, device, outputs, quantized }: Run,
+    { precision, device, outputs, quantized, intermediate }: Run,
     { signal, onProgress }: EncodeOptions,
   ): Promise<EncodeReply> {
     const { memoryBudgetBytes, logger, inference } = this.#options;
@@ -287,6 +327,7 @@ export class VisionEngine {
       pictures,
       keepsAllStates: outputs.includes('all_hidden_states'),
       ...(quantized === undefined ? {} : { quantized: quantized.path }),
+      ...(intermediate === undefined ? {} : { intermediate }),
       ...(memoryBudgetBytes === undefined ? {} : { memoryBudgetBytes }),
     };
     const reply = await inference.call(ENCODE_OPERATION, request, {
@@ -307,6 +348,40 @@ export class VisionEngine {
       this.#options.logger.warn({ err: error }, 'features of this encode are not kept');
     });
   }
+}
+
+function defaultOutputs({ outputs }: VisionModel): OutputName[] {
+  return outputs.filter((output) => output !== 'all_hidden_states');
+}
+
+function requireOutputs(model: VisionModel, outputs: readonly OutputName[]): void {
+  const missing = outputs.find((output) => !model.outputs.includes(output));
+  if (missing === undefined) return;
+  throw new ModelFormatError(
+    'OUTPUT_UNAVAILABLE',
+    `${model.family} cannot give ${missing}; it has ${model.outputs.join(', ')}. Weights that are absent from the file are never made up.`,
+    { details: { output: missing, available: model.outputs } },
+  );
+}
+
+/** The bytes of an image file, where the input is one. @throws what reading a missing file through `readImageInput` throws */
+async function encodedBytesOf(image: ImageInput): Promise<Uint8Array | undefined> {
+  if (image.kind === 'encoded') return image.bytes;
+  if (image.kind !== 'file') return undefined;
+  try {
+    const { size } = await stat(image.path);
+    return size > MAX_HASHED_FILE_BYTES ? undefined : await readFile(image.path);
+  } catch {
+    return undefined; // decoding it says what is wrong
+  }
+}
+
+function checkCount(pictures: number, maxPictures: number): number {
+  if (pictures <= maxPictures) return pictures;
+  throw new InvalidRequestError(
+    `A request holds at most ${maxPictures} pictures, frames of animations counted; this image alone has ${pictures}.`,
+    { details: { maxPictures } },
+  );
 }
 
 /** Devices whose features are looked for. Which one `auto` leads to shows only when a model is loaded. */
@@ -373,8 +448,20 @@ function pick<T extends U8Tensor | F32Tensor>(pictures: T, rows: readonly number
   return { ...pictures, shape: [rows.length, ...shape], data };
 }
 
-async function sha256Of(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
-  return Buffer.from(await crypto.subtle.digest('SHA-256', bytes)).toString('hex');
+/** Number of a layer from 0; undefined for the last but one, which needs no graph of its own. */
+function layerOf(index: number | undefined, layers: number): number | undefined {
+  if (index === undefined) return undefined;
+  const layer = index < 0 ? layers + index : index;
+  if (!Number.isInteger(index) || layer < 0 || layer >= layers) {
+    throw new InvalidRequestError(
+      `This encoder has ${layers} layers: intermediate_output is one of 0 to ${layers - 1}, or -1 to -${layers}; not ${index}.`,
+    );
+  }
+  return layer === layers - 2 ? undefined : layer;
+}
+
+async function sha256Of(bytes: Uint8Array): Promise<string> {
+  return Buffer.from(await crypto.subtle.digest('SHA-256', bytes as Uint8Array<ArrayBuffer>)).toString('hex');
 }
 
 function checkInput(input: VisionInput, model: VisionModel, crop: Crop): PrepareInput {

@@ -22,6 +22,8 @@ export interface FeatureSource {
   /** Precision, and scheme where there are several. */
   readonly precision: string;
   readonly device: string;
+  /** The layer of the penultimate hidden states, where it is not the last but one. */
+  readonly intermediate?: number;
 }
 
 /** Raised when the same inputs give other numbers than before. */
@@ -65,8 +67,9 @@ export class FeatureCache {
   }
 }
 
-function featureKey({ weights, precision, device }: FeatureSource, picture: string, output: string): string {
-  return hashOf(['features', weights, precision, device, picture, output]);
+function featureKey(source: FeatureSource, picture: string, output: OutputName): string {
+  const { weights, precision, device, intermediate } = source;
+  return hashOf(['features', weights, precision, device, String(intermediate), picture, output]);
 }
 
 function hashOf(parts: readonly string[]): string {

@@ -19,11 +19,16 @@ export const NEXT_HIDDEN = 'next_hidden';
 /** Hands a graph its weights. */
 export type WeightSource = (g: GraphBuilder) => WeightValues;
 
-/** Builds the whole encoder with these outputs, all of which the model has. */
+/**
+ * Builds the whole encoder with these outputs, all of which the model has.
+ *
+ * @param intermediate The layer whose result is the penultimate hidden states; default: the last but one.
+ */
 export function buildVisionGraph(
   resolved: ResolvedModel,
   source: WeightSource,
   outputs: readonly OutputName[],
+  intermediate = resolved.model.config.layers - 2,
 ): Uint8Array {
   const { model, family } = resolved;
   const { config } = model;
@@ -37,7 +42,7 @@ export function buildVisionGraph(
   for (let i = 0; i < config.layers; i += 1) states.push(family.layer(build, states[i] ?? pixels, i));
   const last = states.at(-1) ?? pixels;
   const all = outputs.includes('all_hidden_states') ? { all: states.slice(1) } : {};
-  addOutputs(build, resolved, { last, penultimate: states.at(-2) ?? last, ...all }, outputs);
+  addOutputs(build, resolved, { last, penultimate: states[intermediate + 1] ?? last, ...all }, outputs);
   return g.build();
 }
 

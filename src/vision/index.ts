@@ -1,19 +1,14 @@
 /** Door of vision/: encoders by content, and encoding. */
 export { VisionEngine, OUTPUT_FIELDS, featureTensors, type VisionInput, type VisionOutput } from './engine.js';
 export type { OutputName } from './families/index.js';
-export { joinBatch, joinOutputs } from './join.js';
+export { joinBatch } from './join.js';
+export { joinEncoded, type EncodedPictures } from './tiles.js';
 export type { Precision } from './weight-values.js';
 export { resolveVisionModel, type VisionModel } from './model.js';
 export { createEncodeOperation, ENCODE_OPERATION } from './operation.js';
 export { createQuantizeOperation, QUANTIZE_OPERATION } from './quantization/quantize.js';
 export { Quantizer } from './quantizer.js';
 export { HASH_FILES_TASK, hashFiles, PREPARE_TASK, preparePictures } from './thread-tasks.js';
-export {
-  CLIPVisionEncoderCore,
-  type EncodeImageOptions,
-  type EncoderOptions,
-  type ImageFeatures,
-  type ImageInput,
-} from './encoder.js';
+export { CLIPVisionEncoderCore, type EncodeImageOptions, type EncoderOptions, type ImageFeatures } from './encoder.js';
 export type { VisionConfig } from './config.js';
 export { presetConfig, writeRandomModel } from './random-model.js';

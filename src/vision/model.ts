@@ -23,6 +23,8 @@ export interface VisionModel {
   readonly family: string;
   readonly modelType: ModelType;
   readonly layout: Layout;
+  /** Present where the encoder is part of a checkpoint: what its keys begin with. */
+  readonly prefix?: string;
   readonly configuredBy: 'comfy-rule' | 'metadata';
   readonly config: VisionConfig;
   /** Outputs that can be asked for: the family has them and their weights are in the file. */
@@ -94,6 +96,7 @@ export function resolveVisionModel(header: ModelHeader): ResolvedModel {
     family: choice.name,
     modelType: family.modelType,
     layout: weights.layout,
+    ...(weights.prefix === undefined ? {} : { prefix: weights.prefix }),
     configuredBy: choice.configuredBy,
     config,
     outputs: family.outputs(config).filter(isComplete),

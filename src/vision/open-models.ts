@@ -23,6 +23,8 @@ export interface ModelRequest {
   readonly device: Device;
   /** All hidden states are large: a graph that keeps them is a session of its own. */
   readonly keepsAllStates: boolean;
+  /** The layer whose result is the penultimate hidden states, where it is not the last but one. */
+  readonly intermediate?: number;
   /** What all sessions together may take. */
   readonly memoryBudgetBytes?: number;
 }
@@ -82,6 +84,7 @@ export class OpenModels {
         return quantizedWeights(g, resolved, quantized);
       },
       outputs,
+      request.intermediate,
     );
     const session = await Session.create(graph, {
       weightsFolder: quantized?.folder ?? model.folder,
@@ -129,6 +132,6 @@ function gigabytes(bytes: number): string {
   return `${(bytes / 1e9).toFixed(1)} GB`;
 }
 
-function keyOf({ precision, quantized = '', device, keepsAllStates }: ModelRequest, stamp: string): string {
-  return [stamp, precision, quantized, device, String(keepsAllStates)].join(' ');
+function keyOf({ precision, quantized, device, keepsAllStates, intermediate }: ModelRequest, stamp: string): string {
+  return JSON.stringify([stamp, precision, quantized, device, keepsAllStates, intermediate]);
 }

@@ -50,8 +50,8 @@ export function createEncodeOperation(): Operation {
   const models = new OpenModels();
   return {
     keyOf(payload) {
-      const { path, precision, quantized = '', device, keepsAllStates } = payload as EncodeRequest;
-      return JSON.stringify([path, precision, quantized, device, keepsAllStates]);
+      const { path, precision, quantized, device, keepsAllStates, intermediate } = payload as EncodeRequest;
+      return JSON.stringify([path, precision, quantized, device, keepsAllStates, intermediate]);
     },
     async run(calls) {
       // Both sides of the channel are this program.

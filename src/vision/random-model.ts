@@ -15,11 +15,14 @@ interface RandomModelOptions {
   readonly seed?: number;
   /** Carry the configuration in the file, as models that ComfyUI has no rule for must. */
   readonly withConfig?: boolean;
+  /** So many channels of every norm get a gain of 10 to 30, as trained encoders have a few. */
+  readonly outlierChannels?: number;
 }
 
 /** Random numbers are made once and used again from another place: gigabytes of fresh ones would take minutes. */
 const POOL_SIZE = 1 << 20;
 const CHUNK_VALUES = 1 << 22;
+const OUTLIER_GAINS = { low: 10, high: 30 } as const;
 
 /** Configuration of one of ComfyUI's presets, by its name (`CLIP-ViT-H`). */
 export function presetConfig(name: string): { modelType: ModelType; config: VisionConfig } | undefined {
@@ -65,7 +68,9 @@ export async function writeRandomModel(
       const { mean, deviation } = distributionOf(name, shape);
       for (let left = elementCount(shape); left > 0; left -= CHUNK_VALUES) {
         const count = Math.min(left, CHUNK_VALUES);
-        await file.write(makeValues(pool, place, count, mean, deviation, dtype));
+        const values = makeValues(pool, place, count, mean, deviation);
+        if (mean !== 0) addOutliers(values, options.outlierChannels ?? 0);
+        await file.write(asBytes(values, dtype));
         place = (place + count * 7 + 1) % POOL_SIZE;
       }
     }
@@ -96,23 +101,22 @@ function gaussianPool(seed: number): Float32Array {
   return pool;
 }
 
-function makeValues(
-  pool: Float32Array,
-  place: number,
-  count: number,
-  mean: number,
-  deviation: number,
-  dtype: 'F16' | 'F32',
-): Uint8Array {
-  const value = (i: number): number => mean + deviation * (pool[(place + i) % POOL_SIZE] ?? 0);
-  if (dtype === 'F32') {
-    const out = new Float32Array(count);
-    for (let i = 0; i < count; i += 1) out[i] = value(i);
-    return new Uint8Array(out.buffer);
+function makeValues(pool: Float32Array, place: number, count: number, mean: number, deviation: number): Float32Array {
+  return Float32Array.from({ length: count }, (_none, i) => mean + deviation * (pool[(place + i) % POOL_SIZE] ?? 0));
+}
+
+/** Spread evenly over the gains of a norm, the same channels in every norm. */
+function addOutliers(gains: Float32Array, channels: number): void {
+  for (let i = 0; i < channels; i += 1) {
+    const share = channels === 1 ? 0 : i / (channels - 1);
+    const at = Math.floor(((i + 0.5) * gains.length) / channels);
+    gains[at] = OUTLIER_GAINS.low + share * (OUTLIER_GAINS.high - OUTLIER_GAINS.low);
   }
-  const out = new Uint16Array(count);
-  for (let i = 0; i < count; i += 1) out[i] = f32ToF16Bits(value(i));
-  return new Uint8Array(out.buffer);
+}
+
+function asBytes(values: Float32Array, dtype: 'F16' | 'F32'): Uint8Array {
+  if (dtype === 'F32') return new Uint8Array(values.buffer);
+  return new Uint8Array(Uint16Array.from(values, f32ToF16Bits).buffer);
 }
 
 const HF_ACTIVATIONS = {

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { closeSync, openSync, readSync } from 'node:fs';
 import { ModelFormatError, messageOf } from '../common/errors.js';
-import { resampleToU8, type Resampling } from '../image/index.js';
+import { requireFinite, resampleToU8, type Resampling } from '../image/index.js';
 import { elementCount, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 
 /** Names of the tasks, as workers/ exports them. */
@@ -22,7 +22,11 @@ export interface Prepared {
   readonly hashes: readonly string[];
 }
 
+/** @throws {InvalidRequestError} for values that are no numbers */
 export function preparePictures({ input }: PrepareInput): Prepared {
+  const values = 'images' in input ? input.images : input.pixelValues;
+  if (values.dtype === 'F32')
+    requireFinite(values.data, values.shape, 'images' in input ? 'The image' : 'pixel_values');
   const pictures = 'images' in input ? resampleToU8(input.images, input.resampling) : input.pixelValues;
   const [count = 0, ...shape] = pictures.shape;
   const length = elementCount(shape) * pictures.data.BYTES_PER_ELEMENT;

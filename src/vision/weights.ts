@@ -27,9 +27,27 @@ export interface Weights {
   readonly layout: Layout;
   /** By Hugging Face name. */
   readonly ranges: ReadonlyMap<string, WeightRange>;
+  /** What the encoder's keys begin with, in a checkpoint that holds more. */
+  readonly prefix?: string;
 }
 
-const PREFIX = 'visual.';
+/** Prefix of the keys in open_clip's own files. */
+const OPEN_CLIP_PREFIX = 'visual.';
+const OPEN_CLIP_SIGN = 'transformer.resblocks.0.attn.in_proj_weight';
+
+/**
+ * Where full checkpoints have their vision encoder: SD 2.1 unCLIP, SVD, Stable Zero123, Hunyuan3D.
+ *
+ * Source: ComfyUI, comfy/supported_models.py, `clip_vision_prefix`.
+ */
+const CHECKPOINT_PREFIXES = [
+  'embedder.model.visual.',
+  'conditioner.embedders.0.open_clip.model.visual.',
+  'cond_stage_model.model.visual.',
+  'clip_l_vision.',
+  'conditioner.main_image_encoder.model.',
+] as const;
+
 const MAX_RENAMED_BLOCKS = 48;
 
 const TOP_NAMES: Readonly<Record<string, string>> = {
@@ -52,19 +70,30 @@ const BLOCK_NAMES: Readonly<Record<string, string>> = {
 
 const FUSED_PARTS = ['q_proj', 'k_proj', 'v_proj'] as const;
 
-/** The weights of a file under their Hugging Face names. */
+/** The weights of a file under their Hugging Face names; those of the encoder in a checkpoint, where it is one. */
 export function nameWeights(tensors: ReadonlyMap<string, TensorInfo>): Weights {
-  if (!tensors.has(`${PREFIX}transformer.resblocks.0.attn.in_proj_weight`)) return { layout: 'hf', ranges: tensors };
+  if (tensors.has(OPEN_CLIP_PREFIX + OPEN_CLIP_SIGN)) return nameOpenClip(tensors, OPEN_CLIP_PREFIX);
+  const prefix = CHECKPOINT_PREFIXES.find((candidate) =>
+    [...tensors.keys()].some((name) => name.startsWith(candidate)),
+  );
+  if (prefix === undefined) return { layout: 'hf', ranges: tensors };
+  const own = new Map([...tensors].filter(([name]) => name.startsWith(prefix)));
+  if (own.has(prefix + OPEN_CLIP_SIGN)) return { ...nameOpenClip(own, prefix), prefix };
+  const ranges = new Map([...own].map(([name, info]) => [name.slice(prefix.length), info]));
+  return { layout: 'hf', ranges, prefix };
+}
+
+function nameOpenClip(tensors: ReadonlyMap<string, TensorInfo>, prefix: string): Weights {
   const ranges = new Map<string, WeightRange>();
   for (const info of tensors.values()) {
-    for (const [name, range] of renameOpenClip(info)) ranges.set(name, range);
+    for (const [name, range] of renameOpenClip(info, prefix)) ranges.set(name, range);
   }
   return { layout: 'open_clip', ranges };
 }
 
-function renameOpenClip(info: TensorInfo): [string, WeightRange][] {
-  if (!info.name.startsWith(PREFIX)) return [[info.name, info]];
-  const name = info.name.slice(PREFIX.length);
+function renameOpenClip(info: TensorInfo, prefix: string): [string, WeightRange][] {
+  if (!info.name.startsWith(prefix)) return [[info.name, info]];
+  const name = info.name.slice(prefix.length);
   if (name === 'proj') return [['visual_projection.weight', { ...info, isTransposed: true }]];
   const top = Object.hasOwn(TOP_NAMES, name) ? TOP_NAMES[name] : undefined;
   if (top !== undefined) return [[top, info]];

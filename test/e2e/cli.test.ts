@@ -76,8 +76,29 @@ describe('encode', () => {
     await writeFile(join(folder, 'broken.png'), 'no picture');
     const result = await inTree('encode', picture, 'broken.png', '--model', 'CLIP-ViT-H-demo.safetensors', '--json');
     expect(result.code).toBe(1);
-    expect(result.stderr).toContain('broken.png is no image');
+    expect(result.stderr).toContain('broken.png is in no picture format');
     expect(result.stdout).toContain('"image_embeds"');
+  });
+
+  it('encodes in tiles, leaving out image embeds that cannot be merged', async () => {
+    const flags = ['--model', 'CLIP-ViT-H-demo.safetensors', '--tiles', '2', '--tiles-ratio', '0.5', '--json'];
+    const shapes = async (...pictures: string[]): Promise<unknown> => {
+      const result = await inTree('encode', ...pictures, ...flags);
+      expect(result).toMatchObject({ code: 0 });
+      const shown = JSON.parse(result.stdout) as { tensors: { name: string; shape: number[] }[] };
+      return shown.tensors.map(({ name, shape }) => [name, shape]);
+    };
+    expect(await shapes(picture)).toEqual([
+      ['last_hidden_state', [2, 257, 160]],
+      ['penultimate_hidden_states', [2, 257, 160]],
+    ]);
+    expect(await shapes(picture, picture, picture)).toEqual([
+      ['last_hidden_state', [3, 257, 160]],
+      ['penultimate_hidden_states', [3, 257, 160]],
+    ]);
+    const wrong = await inTree('encode', picture, '--model', 'CLIP-ViT-H-demo.safetensors', '--tiles', 'many');
+    expect(wrong.code).toBe(2);
+    expect(wrong.stderr).toContain('tiles is a whole number from 1 to 16');
   });
 
   it('names models that come near a missing one', async () => {

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import sharp from 'sharp';
 import type { NodeDefinition, NodeInputs } from '../../src/graph/index.js';
-import { PythonError } from '../../src/graph/index.js';
+import { pythonRepr, PythonError } from '../../src/graph/index.js';
 import type { JsonValue } from '../../src/protocol/json.js';
 
 const fixture = (
@@ -17,7 +17,7 @@ const INT = { type: 'INT' } as const;
 const int = (
   name: string,
   preset = 0,
-  options: Record<string, number | boolean> = {},
+  options: Record<string, number | boolean | string> = {},
 ): NodeDefinition['inputs'][number] => ({ name, type: 'INT', options: { default: preset, ...options } });
 const linkedInt = (name: string): NodeDefinition['inputs'][number] => ({
   name,
@@ -213,4 +213,42 @@ export const fixtureNodes: readonly NodeDefinition[] = [
     outputs: [{ type: 'STRING', name: 'label', tooltip: 'tip' }],
     execute: ({ value }, { nodeId }) => ({ outputs: [`${nodeId}:${String(value)}`] }),
   }),
+  fixture({
+    classType: 'FxV3',
+    api: 'v3',
+    displayName: 'Fixture V3',
+    description: 'desc',
+    isDeprecated: true,
+    isExperimental: true,
+    isOutputNode: true,
+    inputs: [
+      { name: 'mode', type: 'COMBO', choices: () => ['x', 'y'], options: { tooltip: 'tip', default: 'y' } },
+      int('n', 3, { min: 0, max: 9, step: 1, control_after_generate: true, display: 'slider' }),
+      {
+        name: 's',
+        type: 'STRING',
+        options: { default: 'hi', multiline: true, placeholder: 'type', dynamicPrompts: true },
+      },
+      { name: 'flag', type: 'BOOLEAN', options: { default: true, label_on: 'on', label_off: 'off' } },
+      { name: 'f', type: 'FLOAT', optional: true, options: { default: 0.5, min: 0, max: 1, step: 0.1, round: 0.01 } },
+      { name: 'image', type: 'IMAGE', optional: true },
+      { name: 'any2', type: 'INT,FLOAT', optional: true },
+    ],
+    hidden: { unique_id: 'UNIQUE_ID', prompt: 'PROMPT', extra_pnginfo: 'EXTRA_PNGINFO' },
+    outputs: [
+      { type: 'INT', name: 'N', tooltip: 'tip' },
+      { type: 'STRING', isList: true },
+    ],
+    validator: { names: ['n'], check: ({ n }) => (n === 7 ? 'seven is not allowed' : true) },
+    changeToken: () => 'fp',
+    execute: ({ mode, n, s, flag, f = null }, { nodeId }) => {
+      const text = [mode, n, s, flag, f].map((value) => pythonStr(value)).join(':');
+      return { ui: { text: [`${text}:${nodeId}`] }, outputs: [n, [s]] };
+    },
+  }),
 ];
+
+/** A simple value as Python's `str` writes it. */
+function pythonStr(value: unknown): string {
+  return typeof value === 'string' ? value : pythonRepr(value as JsonValue);
+}

@@ -5,19 +5,20 @@ import { Command, Option } from 'commander';
 import { dataDirectoryOf, openFolders, visionOptionsOf } from '../../bridge.js';
 import { BridgeError, messageOf } from '../../common/errors.js';
 import { serializeSafetensors } from '../../formats/index.js';
-import { decodeImage, preprocess, type Crop } from '../../image/index.js';
+import { preprocess, readImageInput, type Crop } from '../../image/index.js';
 import type { F32Tensor } from '../../tensor/tensor.js';
 import {
   featureTensors,
   joinBatch,
-  joinOutputs,
+  joinEncoded,
   type VisionEngine,
+  type EncodedPictures,
   type Precision,
   type VisionModel,
-  type VisionOutput,
 } from '../../vision/index.js';
 import { createVisionServices } from '../../vision-services.js';
 import { createLogger } from '../logger.js';
+import { createProgress } from '../progress.js';
 import { addFlags, configOf } from '../options.js';
 import { printJson, printLine, printTable } from '../output.js';
 
@@ -25,6 +26,8 @@ interface EncodeFlags {
   readonly model: string;
   readonly crop: Crop;
   readonly precision: Precision;
+  readonly tiles?: number;
+  readonly tilesRatio?: number;
   readonly out?: string;
   readonly pixelValues?: boolean;
   readonly json?: boolean;
@@ -50,6 +53,16 @@ export function encodeCommand(): Command {
         .choices(['comfy', 'fp32', 'int8'])
         .default('comfy'),
     )
+    .option(
+      '--tiles <number>',
+      'cut each image into n × n pieces and merge their features, as IPAdapter_plus does',
+      Number,
+    )
+    .option(
+      '--tiles-ratio <number>',
+      'share of the whole image in the result, 0 to 1; without it the pieces alone',
+      Number,
+    )
     .option('--out <file>', 'write the tensors into a .safetensors file')
     .option('--pixel-values', 'add the preprocessed pixels that the encoder sees')
     .option('--json', 'one JSON document');
@@ -69,7 +82,7 @@ export function encodeCommand(): Command {
     const model = await engine.open(path);
     const { outputs, pixels, failures } = await encodeAll(engine, model, images, flags);
     for (const { image, error } of failures) process.stderr.write(`error: ${image}: ${messageOf(error)}\n`);
-    if (outputs.length > 0) await report(model, outputs, pixels, flags);
+    if (outputs.length > 0) await report(model, outputs, images.length, pixels, flags);
     const [failure] = failures;
     if (failure !== undefined) {
       throw new BridgeError('IMAGE_INVALID', `${failures.length} of ${images.length} images could not be encoded.`, {
@@ -81,7 +94,7 @@ export function encodeCommand(): Command {
 }
 
 interface Encoded {
-  readonly outputs: VisionOutput[];
+  readonly outputs: EncodedPictures[];
   readonly pixels: F32Tensor[];
   readonly failures: { readonly image: string; readonly error: unknown }[];
 }
@@ -91,42 +104,36 @@ async function encodeAll(
   engine: VisionEngine,
   model: VisionModel,
   images: readonly string[],
-  { crop, precision, pixelValues }: EncodeFlags,
+  { crop, precision, tiles, tilesRatio, pixelValues }: EncodeFlags,
 ): Promise<Encoded> {
   const encoded: Encoded = { outputs: [], pixels: [], failures: [] };
+  const progress = createProgress(model);
   for (const image of images) {
     try {
-      const { rgb } = await decodeImage(image);
-      const loading = (stage: string): void => {
-        if (stage === 'loading') process.stderr.write(`loading ${model.family} from ${model.path} …\n`);
-      };
-      encoded.outputs.push(
-        await engine.encode(model, rgb, {
-          crop,
-          precision,
-          onProgress: ({ stage }) => {
-            loading(stage);
-          },
-        }),
-      );
+      const options = { crop, precision, tiles, tilesRatio, onProgress: progress.show };
+      encoded.outputs.push(await engine.encodeImage(model, { kind: 'file', path: image }, options));
       const { imageSize: size, imageMean: mean, imageStd: std } = model.config;
-      if (pixelValues === true) encoded.pixels.push(preprocess(rgb, { size, crop, mean, std }));
+      if (pixelValues === true) {
+        encoded.pixels.push(preprocess(await readImageInput({ kind: 'file', path: image }), { size, crop, mean, std }));
+      }
     } catch (error) {
       if (!(error instanceof BridgeError) || !error.code.startsWith('IMAGE')) throw error;
       encoded.failures.push({ image, error });
     }
   }
+  progress.end();
   return encoded;
 }
 
 async function report(
   model: VisionModel,
-  outputs: readonly VisionOutput[],
+  outputs: readonly EncodedPictures[],
+  total: number,
   pixels: readonly F32Tensor[],
   flags: EncodeFlags,
 ): Promise<void> {
   const tensors = {
-    ...featureTensors(joinOutputs(outputs)),
+    ...featureTensors(joinEncoded(outputs, total, flags.tilesRatio)),
     ...(pixels.length > 0 ? { pixel_values: joinBatch(pixels) } : {}),
   };
   if (flags.out !== undefined) {

@@ -14,7 +14,7 @@ const MAX_RANK = 32; // torch itself stops at 64; no model comes near
 const MAX_NAME_LENGTH = 4096;
 
 /** Bits per element of every dtype of the format, including the newest; the reader needs only sizes. */
-const DTYPE_BITS: Readonly<Record<string, number>> = {
+export const DTYPE_BITS: Readonly<Record<string, number>> = {
   BOOL: 8,
   F4: 4,
   F6_E2M3: 6,
@@ -79,6 +79,16 @@ export function headerLength(firstBytes: Uint8Array, fileBytes: number, label: s
 export function parseHeader(json: Uint8Array, dataStart: number, fileBytes: number, label: string): ParsedHeader {
   try {
     return readEntries(parseJson(json), dataStart, fileBytes);
+  } catch (error) {
+    if (error instanceof HeaderProblem) throw invalid(label, error.message);
+    throw error;
+  }
+}
+
+/** The `__metadata__` object alone, for readers that found where it lies. @throws {ModelFormatError} */
+export function parseMetadata(json: Uint8Array, label: string): ReadonlyMap<string, string> {
+  try {
+    return readMetadata(parseJson(json));
   } catch (error) {
     if (error instanceof HeaderProblem) throw invalid(label, error.message);
     throw error;

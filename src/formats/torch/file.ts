@@ -21,7 +21,7 @@ import { findTensors, readTable, type TensorTableEntries } from './table.js';
 import { ArchiveProblem } from './zip.js';
 
 /** What a pickle says, for people who want to know before they load it elsewhere. */
-interface PickleInspection {
+export interface PickleInspection {
   readonly container: 'zip' | 'pickle';
   /** What Python would import, in order, each once; also of a file that is broken. */
   readonly imports: readonly PickleImport[];

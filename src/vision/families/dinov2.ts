@@ -4,7 +4,7 @@
  * Source: ComfyUI, comfy/image_encoders/dino2.py.
  */
 import { clipResampling } from '../../image/index.js';
-import { activation, attention, classTokenOf, expandToBatch, layerNorm, linear, type Value } from '../../onnx/index.js';
+import { activation, attention, classTokenOf, expandToBatch, type Value } from '../../onnx/index.js';
 import type { Shape } from '../../tensor/tensor.js';
 import type { VisionConfig } from '../config.js';
 import type { OutputName, Preset, VisionFamily } from './family.js';
@@ -90,13 +90,15 @@ export const dinov2: VisionFamily = {
 
   quantization(config) {
     const layers = Array.from({ length: config.layers }, (_none, i) => layerName(i));
-    const inputFloor = ACTIVATION_FLOORS[config.activation];
+    // A gate times a value has no smallest result.
+    const inputFloor = isGated(config) ? undefined : ACTIVATION_FLOORS[config.activation];
     const [wide, narrow] = isGated(config) ? ['weights_in', 'weights_out'] : ['fc1', 'fc2'];
     return {
       afterNorm: layers.flatMap((layer) => [
         { norm: `${layer}.norm1`, linears: QKV.map((name) => `${layer}.attention.attention.${name}`) },
         { norm: `${layer}.norm2`, linears: [`${layer}.mlp.${wide}`] },
       ]),
+      queriesAndKeys: layers.flatMap((layer) => [QKV[0], QKV[1]].map((name) => `${layer}.attention.attention.${name}`)),
       others: layers.flatMap((layer) => [
         { name: `${layer}.attention.output.dense` },
         { name: `${layer}.mlp.${narrow}`, ...(inputFloor === undefined ? {} : { inputFloor }) },

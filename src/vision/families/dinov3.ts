@@ -104,13 +104,15 @@ export const dinov3: VisionFamily = {
 
   quantization(config) {
     const layers = Array.from({ length: config.layers }, (_none, i) => layerName(i));
-    const inputFloor = ACTIVATION_FLOORS[config.activation];
+    // A gate times a value has no smallest result.
+    const inputFloor = isGated(config) ? undefined : ACTIVATION_FLOORS[config.activation];
     const wide = isGated(config) ? ['gate_proj', 'up_proj'] : ['up_proj'];
     return {
       afterNorm: layers.flatMap((layer) => [
         { norm: `${layer}.norm1`, linears: QKV.map((name) => `${layer}.attention.${name}`) },
         { norm: `${layer}.norm2`, linears: wide.map((name) => `${layer}.mlp.${name}`) },
       ]),
+      queriesAndKeys: layers.flatMap((layer) => [QKV[0], QKV[1]].map((name) => `${layer}.attention.${name}`)),
       others: layers.flatMap((layer) => [
         { name: `${layer}.attention.o_proj` },
         { name: `${layer}.mlp.down_proj`, ...(inputFloor === undefined ? {} : { inputFloor }) },

@@ -96,6 +96,8 @@ interface HiddenStates {
 export interface QuantizationPlan {
   /** A norm and all linear layers that read it and nothing else: outlier channels are moved into their weights. */
   readonly afterNorm: readonly { readonly norm: string; readonly linears: readonly string[] }[];
+  /** Those of them that give queries and keys. */
+  readonly queriesAndKeys: readonly string[];
   /** Linear layers that read something else: the attention's result, an activation. */
   readonly others: readonly QuantizableLinear[];
 }

@@ -102,6 +102,7 @@ export function encoderQuantization({ layers: count, activation: kind }: VisionC
       { norm: `${layer}.layer_norm1`, linears: QKV.map((name) => `${layer}.self_attn.${name}`) },
       { norm: `${layer}.layer_norm2`, linears: [`${layer}.mlp.fc1`] },
     ]),
+    queriesAndKeys: layers.flatMap((layer) => [QKV[0], QKV[1]].map((name) => `${layer}.self_attn.${name}`)),
     others: layers.flatMap((layer) => [
       { name: `${layer}.self_attn.out_proj` },
       { name: `${layer}.mlp.fc2`, ...(inputFloor === undefined ? {} : { inputFloor }) },

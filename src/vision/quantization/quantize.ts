@@ -187,6 +187,8 @@ interface Planned {
   readonly rows: number;
   readonly columns: number;
   readonly hasBias: boolean;
+  /** Gives queries or keys. */
+  readonly steersAttention: boolean;
   readonly inputFloor?: number;
 }
 
@@ -238,11 +240,13 @@ function keptWeights({ family, model, weights }: ResolvedModel): ReadonlySet<str
 async function planGroups(resolved: ResolvedModel, observed: Exact['reach']): Promise<Group[]> {
   const { family, model } = resolved;
   const { required } = family.needs(model.config);
-  const { afterNorm, others } = family.quantization(model.config);
+  const { afterNorm, queriesAndKeys, others } = family.quantization(model.config);
+  const steering = new Set(queriesAndKeys);
   const planned = (name: string, inputFloor?: number): Planned => {
     const [rows = 0, columns = 0] = required.get(`${name}.weight`) ?? [];
     const hasBias = required.has(`${name}.bias`);
-    return { name, rows, columns, hasBias, ...(inputFloor === undefined ? {} : { inputFloor }) };
+    const steersAttention = steering.has(name);
+    return { name, rows, columns, hasBias, steersAttention, ...(inputFloor === undefined ? {} : { inputFloor }) };
   };
   const groups: Group[] = [];
   for (const { norm, linears } of afterNorm) {
@@ -257,9 +261,14 @@ async function planGroups(resolved: ResolvedModel, observed: Exact['reach']): Pr
   return groups;
 }
 
+/** Whether weights and inputs of this layer are two numbers of 8 bits each. */
+function hasLow({ steersAttention }: Planned, scheme: Scheme): boolean {
+  return scheme === 'int8x2' || (scheme === 'int8-qk' && steersAttention);
+}
+
 /** A shifted input has all 256 levels on one side; the two-term scheme needs no such thing. */
-function floorOf({ inputFloor }: Planned, scheme: Scheme): number | undefined {
-  return scheme === 'int8' ? inputFloor : undefined;
+function floorOf(linear: Planned, scheme: Scheme): number | undefined {
+  return hasLow(linear, scheme) ? undefined : linear.inputFloor;
 }
 
 function planGroup({ linears, norm }: Group, scheme: Scheme, tensors: Map<string, TensorPlan>): void {
@@ -271,7 +280,7 @@ function planGroup({ linears, norm }: Group, scheme: Scheme, tensors: Map<string
     const { name, rows, columns } = linear;
     tensors.set(`${name}.weight`, { dtype: 'I8', shape: [columns, rows] });
     tensors.set(QUANTIZED.scale(name), { dtype: 'F32', shape: [rows] });
-    if (scheme === 'int8x2') tensors.set(QUANTIZED.low(name), { dtype: 'I8', shape: [columns, rows] });
+    if (hasLow(linear, scheme)) tensors.set(QUANTIZED.low(name), { dtype: 'I8', shape: [columns, rows] });
     if (linear.hasBias || floorOf(linear, scheme) !== undefined)
       tensors.set(`${name}.bias`, { dtype: 'F32', shape: [rows] });
     const outliers = norm?.outliers.length ?? 0;
@@ -309,7 +318,7 @@ async function writeGroup(
       const taken = takeColumns(matrix, outliers);
       await writer.write(QUANTIZED.outlierWeight(name), f32Tensor([outliers.length, rows], taken));
     }
-    const { levels, scale, low, sums } = quantizeMatrix(matrix, scheme);
+    const { levels, scale, low, sums } = quantizeMatrix(matrix, { hasLow: hasLow(matrix, scheme) });
     const shape = [columns, rows];
     await writer.write(`${name}.weight`, { dtype: 'I8', shape, data: levels });
     if (low !== undefined) await writer.write(QUANTIZED.low(name), { dtype: 'I8', shape, data: low });

@@ -7,8 +7,13 @@
  */
 import { LOW_STEPS } from '../../onnx/index.js';
 
-/** From coarse and fast to fine: one number of 8 bits for every weight and input, or two. */
-export const SCHEMES = ['int8', 'int8x2'] as const;
+/**
+ * From coarse and fast to fine: one number of 8 bits for every weight and input; two where attention is steered, by queries
+ * and keys; two everywhere.
+ *
+ * An error in a query or key is not averaged out: where large channels make attention sharp, it looks elsewhere.
+ */
+export const SCHEMES = ['int8', 'int8-qk', 'int8x2'] as const;
 export type Scheme = (typeof SCHEMES)[number];
 
 /** A channel is an outlier from this multiple of the median on. */
@@ -111,10 +116,10 @@ export interface QuantizedMatrix {
   readonly sums: Float32Array;
 }
 
-/** Rounds to 8 bits with a scale per output channel. */
-export function quantizeMatrix({ data, rows, columns }: Matrix, scheme: Scheme): QuantizedMatrix {
+/** Rounds to 8 bits with a scale per output channel; `hasLow` keeps what is left over in 8 bits more. */
+export function quantizeMatrix({ data, rows, columns }: Matrix, { hasLow }: { hasLow: boolean }): QuantizedMatrix {
   const levels = new Int8Array(data.length);
-  const low = scheme === 'int8x2' ? new Int8Array(data.length) : undefined;
+  const low = hasLow ? new Int8Array(data.length) : undefined;
   const scale = new Float32Array(rows);
   const sums = new Float32Array(rows);
   for (let row = 0; row < rows; row += 1) {

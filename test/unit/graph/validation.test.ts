@@ -209,7 +209,10 @@ describe('the queue', () => {
       ...(started.queue.running === undefined ? [] : [started.queue.running]),
       ...started.queue.pending,
     ].map((item) => item.number);
-    expect(waiting).toEqual(waiting.toSorted((a, b) => a - b));
+    expect(waiting[0]).toBe(-3);
+    expect(waiting.toSorted((a, b) => a - b)).toEqual([-3, 0, 2, 7]);
+    while (started.queue.remaining > 0) await new Promise((resolve) => setImmediate(resolve));
+    expect([...started.queue.history().values()].map(({ item }) => item.number)).toEqual([-3, 0, 2, 7]);
   });
 
   it('never shows secrets', async () => {

@@ -188,14 +188,14 @@ describe('the library', () => {
     const chw = new Float32Array(3 * 28 * 28).map((_none, i) => (i % 97) / 97);
     const hwc = new Float32Array(chw.length).map((_none, i) => chw[(i % 3) * 784 + Math.floor(i / 3)] ?? 0);
     const fromChw = await encoder.encodeImage({ kind: 'f32-chw', data: chw, shape: [3, 28, 28] });
-    const fromHwc = await encoder.encodeImage({ kind: 'f32-hwc', data: hwc, height: 28, width: 28, channels: 3 });
+    const fromHwc = await encoder.encodeImage({ kind: 'f32-hwc', data: hwc, shape: [28, 28, 3] });
     expect(fromChw.globalFeatures).toEqual(fromHwc.globalFeatures);
     expect(fromChw.patchFeatures.shape).toEqual([1, 4, 32]);
     expect(fromChw.clsToken?.shape).toEqual([1, 32]);
     expect(fromChw.clsToken?.data).toEqual(fromChw.output.lastHiddenState?.data.slice(0, 32));
     const batch = await encoder.encodeImagesBatch([
       { kind: 'f32-chw', data: chw, shape: [3, 28, 28] },
-      { kind: 'u8-hwc', data: grey.data, height: 40, width: 30, channels: 3 },
+      { kind: 'u8-hwc', data: grey.data, shape: [40, 30, 3] },
     ]);
     expect(batch.patchFeatures.shape).toEqual([2, 4, 32]);
     expect(
@@ -208,9 +208,9 @@ describe('the library', () => {
       encoder.to('dml').encodeImage({ kind: 'f32-chw', data: chw, shape: [3, 28, 28] }),
     ).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE', message: expect.stringContaining('Windows') as string });
     expect(encoder.to('cpu')).toBe(encoder);
-    await expect(
-      encoder.encodeImage({ kind: 'f32-hwc', data: hwc, height: 5, width: 5, channels: 3 }),
-    ).rejects.toMatchObject({ code: 'INVALID_REQUEST' });
+    await expect(encoder.encodeImage({ kind: 'f32-hwc', data: hwc, shape: [5, 5, 3] })).rejects.toMatchObject({
+      code: 'INVALID_REQUEST',
+    });
   });
 
   it('says where it looked and why each file is none', async () => {

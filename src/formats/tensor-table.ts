@@ -1,0 +1,169 @@
+/**
+ * Names, dtypes, shapes and places of a file's tensors in columns: what thousands of headers are read into.
+ *
+ * A header of 800 tensors is three objects per tensor as a ModelHeader; here it is one text and six arrays, and a name is
+ * made only where somebody looks at it.
+ */
+import type { ModelHeader } from './model-header.js';
+
+export interface TensorColumns {
+  readonly count: number;
+  /** Contains every name, at `starts[i]` to `ends[i]`. */
+  readonly text: string;
+  readonly starts: Int32Array;
+  readonly ends: Int32Array;
+  /** Index into `dtypeNames`. */
+  readonly dtypes: Uint8Array;
+  readonly dtypeNames: readonly string[];
+  /** Sides of tensor i: `sides[sideStarts[i]]` to `sides[sideStarts[i + 1]]`. */
+  readonly sideStarts: Int32Array;
+  readonly sides: Float64Array;
+  /** Position of the first byte in the file. */
+  readonly offsets: Float64Array;
+  readonly sizes: Float64Array;
+}
+
+export interface DtypeShare {
+  tensors: number;
+  parameters: number;
+  bytes: number;
+}
+
+/** A description of one tensor, for tables that are not scanned. */
+export interface TensorEntry {
+  readonly name: string;
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly offset: number;
+  readonly sizeBytes: number;
+}
+
+export class TensorTable {
+  readonly columns: TensorColumns;
+  #byName: Map<string, number> | undefined;
+
+  constructor(columns: TensorColumns) {
+    this.columns = columns;
+  }
+
+  static fromEntries(entries: readonly TensorEntry[]): TensorTable {
+    const count = entries.length;
+    const starts = new Int32Array(count);
+    const ends = new Int32Array(count);
+    const dtypes = new Uint8Array(count);
+    const sideStarts = new Int32Array(count + 1);
+    const offsets = new Float64Array(count);
+    const sizes = new Float64Array(count);
+    const dtypeNames: string[] = [];
+    const sides: number[] = [];
+    const names: string[] = [];
+    let length = 0;
+    entries.forEach(({ name, dtype, shape, offset, sizeBytes }, i) => {
+      names.push(name);
+      starts[i] = length;
+      length += name.length;
+      ends[i] = length;
+      if (!dtypeNames.includes(dtype)) dtypeNames.push(dtype);
+      dtypes[i] = dtypeNames.indexOf(dtype);
+      sides.push(...shape);
+      sideStarts[i + 1] = sides.length;
+      offsets[i] = offset;
+      sizes[i] = sizeBytes;
+    });
+    const text = names.join('');
+    return new TensorTable({
+      count,
+      text,
+      starts,
+      ends,
+      dtypes,
+      dtypeNames,
+      sideStarts,
+      sides: Float64Array.from(sides),
+      offsets,
+      sizes,
+    });
+  }
+
+  static fromHeader(header: Pick<ModelHeader, 'tensors'>): TensorTable {
+    return TensorTable.fromEntries([...header.tensors.values()]);
+  }
+
+  get count(): number {
+    return this.columns.count;
+  }
+
+  name(index: number): string {
+    const { text, starts, ends } = this.columns;
+    return text.slice(starts[index], ends[index]);
+  }
+
+  dtype(index: number): string {
+    return this.columns.dtypeNames[this.columns.dtypes[index] ?? 0] ?? '';
+  }
+
+  shape(index: number): number[] {
+    const { sides, sideStarts } = this.columns;
+    return Array.from(sides.subarray(sideStarts[index], sideStarts[index + 1]));
+  }
+
+  /** A side of a tensor; negative axes count from the end; undefined beyond its dimensions. */
+  side(index: number, axis: number): number | undefined {
+    const { sides, sideStarts } = this.columns;
+    const first = sideStarts[index] ?? 0;
+    const end = sideStarts[index + 1] ?? first;
+    const at = axis < 0 ? end + axis : first + axis;
+    return at >= first && at < end ? sides[at] : undefined;
+  }
+
+  rank(index: number): number {
+    const { sideStarts } = this.columns;
+    return (sideStarts[index + 1] ?? 0) - (sideStarts[index] ?? 0);
+  }
+
+  parameters(index: number): number {
+    const { sides, sideStarts } = this.columns;
+    let product = 1;
+    for (let at = sideStarts[index] ?? 0; at < (sideStarts[index + 1] ?? 0); at += 1) product *= sides[at] ?? 0;
+    return product;
+  }
+
+  /** Index of a name, or -1. */
+  indexOf(name: string): number {
+    if (this.#byName === undefined) {
+      const byName = new Map<string, number>();
+      for (let i = 0; i < this.count; i += 1) byName.set(this.name(i), i);
+      this.#byName = byName;
+    }
+    return this.#byName.get(name) ?? -1;
+  }
+
+  has(name: string): boolean {
+    return this.indexOf(name) !== -1;
+  }
+
+  /** Shape of a tensor by name; undefined when there is none. */
+  shapeOf(name: string): readonly number[] | undefined {
+    const index = this.indexOf(name);
+    return index === -1 ? undefined : this.shape(index);
+  }
+
+  /** Tensors, parameters and bytes per dtype. */
+  histogram(): Record<string, DtypeShare> {
+    const { count, dtypes, dtypeNames, sizes } = this.columns;
+    const shares = dtypeNames.map((): DtypeShare => ({ tensors: 0, parameters: 0, bytes: 0 }));
+    for (let i = 0; i < count; i += 1) {
+      const share = shares[dtypes[i] ?? 0];
+      if (share === undefined) continue;
+      share.tensors += 1;
+      share.parameters += this.parameters(i);
+      share.bytes += sizes[i] ?? 0;
+    }
+    return Object.fromEntries(
+      dtypeNames
+        .map((name, i) => [name, shares[i]] as const)
+        .filter((entry): entry is readonly [string, DtypeShare] => (entry[1]?.tensors ?? 0) > 0)
+        .sort(([a], [b]) => (a < b ? -1 : 1)),
+    );
+  }
+}

@@ -1,0 +1,425 @@
+/**
+ * The index of all model files: scanned in threads, kept in the store, asked from memory.
+ *
+ * A scan walks every root and reads the headers of files that the store does not know yet. Meanwhile queries answer with
+ * what is there, and say so. Nothing starts by itself: bridge.ts or a command starts the scan.
+ */
+import { availableParallelism } from 'node:os';
+import { extname } from 'node:path';
+import { BridgeError, messageOf } from '../common/errors.js';
+import type { Logger } from '../common/logger.js';
+import type { IndexedModel, ModelIndexStore } from '../store/index.js';
+import { hashModel, type ModelHashes } from './hashes.js';
+import type { ModelReading } from './read-model.js';
+import { rowKey, type ModelRow } from './row.js';
+import type { ReadModel } from './scan/thread.js';
+import { ScanThreads } from './scan/threads.js';
+import { NUMBERS_PER_FILE, type WalkedFiles } from './scan/walk.js';
+
+/** A folder to walk, and what its files are called. */
+export interface ModelRoot {
+  readonly path: string;
+  /** ComfyUI's folder name, or that of a folder of `models/` that ComfyUI does not know. */
+  readonly folder: string;
+  /** Place among the roots of this folder name: earlier ones hide files of later ones. */
+  readonly rootIndex: number;
+  /** Endings that ComfyUI lists here; empty lists all, absent none. */
+  readonly extensions?: ReadonlySet<string>;
+  /** Roots of their own inside this one that are not walked with it. */
+  readonly excluded?: readonly string[];
+}
+
+export interface ModelEntry {
+  /** Where it was found; links are not resolved. */
+  readonly path: string;
+  readonly folder: string;
+  /** Relative to its root, with `/`. */
+  readonly name: string;
+  readonly root: string;
+  readonly rootIndex: number;
+  readonly listedByComfyUI: boolean;
+  readonly sizeBytes: number;
+  /** Less than the size for sparse files and placeholders of cloud folders. */
+  readonly sizeOnDisk: number;
+  readonly modifiedMs: number;
+  readonly hardLinks: number;
+  /** Device and inode: equal for all names of one file. */
+  readonly file: string;
+  /** Identity of this state of the file. */
+  readonly key: string;
+  /** Path of a file of the same name in an earlier root, which ComfyUI opens instead. */
+  readonly shadowedBy?: string;
+  /** Absent while the scan has not come to it. */
+  readonly row?: ModelRow;
+}
+
+export interface ScanProgress {
+  readonly state: 'idle' | 'walking' | 'reading' | 'done';
+  readonly files: number;
+  /** Files whose facts are known. */
+  readonly known: number;
+  readonly readBytes: number;
+}
+
+export interface RootState {
+  readonly path: string;
+  readonly status: 'ok' | 'missing' | 'unavailable';
+  readonly files: number;
+  readonly problems: readonly string[];
+}
+
+export interface ScanSummary {
+  readonly files: number;
+  /** Headers that were read because the store did not know them. */
+  readonly read: number;
+  readonly durationMs: number;
+  readonly roots: readonly RootState[];
+}
+
+export interface ModelRegistryOptions {
+  readonly roots: () => readonly ModelRoot[];
+  readonly openIndex: () => Promise<ModelIndexStore<ModelRow, ModelHashes>>;
+  /** The entry of scan threads, a file of workers/. */
+  readonly threadEntry: URL;
+  readonly logger: Logger;
+  readonly threads?: number;
+}
+
+interface WalkedRoot extends RootState {
+  readonly entries: ModelEntry[];
+}
+
+/** Small enough that threads finish together, large enough that messages are few. */
+const FILES_PER_BATCH = 48;
+/** The store is asked for so many rows before others get their turn. */
+const LOOKUPS_PER_TURN = 2000;
+const MAX_THREADS = 4;
+const SILENCE_MS = 30_000;
+
+type Listener = (progress: ScanProgress) => void;
+
+export class ModelRegistry implements AsyncDisposable {
+  readonly #options: ModelRegistryOptions;
+  readonly #listeners = new Set<Listener>();
+  readonly #roots = new Map<string, WalkedRoot>();
+  #progress: ScanProgress = { state: 'idle', files: 0, known: 0, readBytes: 0 };
+  #scanning: Promise<ScanSummary> | undefined;
+  #threads: ScanThreads | undefined;
+  #entries: readonly ModelEntry[] | undefined;
+  #revision = 0;
+  #isDisposed = false;
+
+  constructor(options: ModelRegistryOptions) {
+    this.#options = options;
+  }
+
+  get progress(): ScanProgress {
+    return this.#progress;
+  }
+
+  /** Changes whenever an answer may have changed. */
+  get revision(): number {
+    return this.#revision;
+  }
+
+  get rootStates(): readonly RootState[] {
+    return [...this.#roots.values()].map(({ path, status, files, problems }) => ({ path, status, files, problems }));
+  }
+
+  /** Tells of progress, at most a few times per second, and of the end of each scan. */
+  subscribe(listener: Listener): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** All files that are known now, in order of folder names and roots. */
+  entries(): readonly ModelEntry[] {
+    this.#entries ??= withShadows([...this.#roots.values()].flatMap(({ entries }) => entries));
+    return this.#entries;
+  }
+
+  /** Walks all roots and reads what is new. A scan under way is shared; callers that come later get the next one. */
+  async scan(): Promise<ScanSummary> {
+    const running = this.#scanning;
+    if (running !== undefined) await running.catch(() => undefined);
+    if (this.#scanning === undefined || this.#scanning === running) {
+      const scan = this.#scan().finally(() => {
+        if (this.#scanning === scan) this.#scanning = undefined;
+      });
+      this.#scanning = scan;
+    }
+    return this.#scanning;
+  }
+
+  /** Everything that is kept of a file; undefined while the scan has not come to it. */
+  async details({ key }: ModelEntry): Promise<ModelReading | undefined> {
+    const text = (await this.#options.openIndex()).details(key);
+    return text === undefined ? undefined : (JSON.parse(text) as ModelReading);
+  }
+
+  /** Hashes that were made earlier. */
+  async knownHashes({ key }: ModelEntry): Promise<ModelHashes | undefined> {
+    return (await this.#options.openIndex()).hashes(key);
+  }
+
+  /** Hashes of a file: kept ones, or made now by reading it whole. */
+  async hash(
+    entry: ModelEntry,
+    options: { readonly signal?: AbortSignal; readonly onProgress?: (doneBytes: number) => void } = {},
+  ): Promise<ModelHashes> {
+    const index = await this.#options.openIndex();
+    const known = index.hashes(entry.key);
+    if (known !== undefined) return known;
+    const { format, headerBytes } = (await this.details(entry)) ?? {};
+    const dataStart = format === 'safetensors' && headerBytes !== undefined ? headerBytes + 8 : undefined;
+    const hashes = await hashModel(entry.path, { dataStart, ...options });
+    await index.putHashes(entry.key, hashes);
+    return hashes;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#isDisposed = true;
+    await this.#threads?.[Symbol.asyncDispose]();
+    await this.#scanning?.catch(() => undefined);
+    this.#listeners.clear();
+  }
+
+  async #scan(): Promise<ScanSummary> {
+    if (this.#isDisposed) throw new BridgeError('CANCELLED', 'The registry was closed.');
+    const started = performance.now();
+    const { openIndex, threadEntry, threads = Math.min(MAX_THREADS, availableParallelism()) } = this.#options;
+    this.#threads ??= new ScanThreads({ entry: threadEntry, count: threads, silenceMs: SILENCE_MS });
+    const roots = groupByPath(this.#options.roots());
+    for (const path of this.#roots.keys()) if (!roots.has(path)) this.#roots.delete(path);
+    this.#report({ state: 'walking', files: 0, known: 0, readBytes: 0 });
+    const pass = new ScanPass(await openIndex(), this.#threads, (progress) => {
+      this.#report({ ...progress, state: 'reading' });
+    });
+    await Promise.all([...roots].map(([path, names]) => this.#scanRoot(pass, path, names)));
+    await pass.finish();
+    this.#changed();
+    this.#report({ ...pass.progress, state: 'done' });
+    await this.#threads[Symbol.asyncDispose]();
+    this.#threads = undefined;
+    const summary = {
+      files: pass.progress.files,
+      read: pass.readFiles,
+      durationMs: Math.round(performance.now() - started),
+      roots: this.rootStates,
+    };
+    const { roots: states, ...counts } = summary;
+    this.#options.logger.info({ ...counts, roots: states.length }, 'model folders scanned');
+    return summary;
+  }
+
+  async #scanRoot(pass: ScanPass, path: string, names: readonly ModelRoot[]): Promise<void> {
+    let walked: WalkedFiles;
+    try {
+      walked = await pass.walk(path, names[0]?.excluded ?? []);
+    } catch (error) {
+      if (this.#isDisposed) throw error;
+      const { entries = [] } = this.#roots.get(path) ?? {};
+      const problems = [`${path}: ${messageOf(error)}`];
+      // What was there when it last answered stays known.
+      this.#roots.set(path, { path, status: 'unavailable', files: entries.length, problems, entries });
+      this.#options.logger.warn({ root: path, reason: messageOf(error) }, 'a model folder is left out for now');
+      this.#changed();
+      return;
+    }
+    const rows = new Map<string, ModelRow>();
+    const entries = names.flatMap((root) => entriesOf(root, walked));
+    const root: WalkedRoot = {
+      path,
+      status: walked.isMissing ? 'missing' : 'ok',
+      files: walked.names.length,
+      problems: walked.problems,
+      entries,
+    };
+    this.#roots.set(path, root);
+    const publish = (): void => {
+      for (let i = 0; i < entries.length; i += 1) {
+        const entry = entries[i];
+        const row = entry?.row === undefined && entry !== undefined ? rows.get(entry.key) : undefined;
+        if (entry !== undefined && row !== undefined) entries[i] = { ...entry, row };
+      }
+      this.#changed();
+    };
+    await pass.read(path, entries, rows, publish);
+    publish();
+  }
+
+  #changed(): void {
+    this.#entries = undefined;
+    this.#revision += 1;
+  }
+
+  #report(progress: ScanProgress): void {
+    this.#progress = progress;
+    for (const listener of this.#listeners) listener(progress);
+  }
+}
+
+/** One scan: what it has found out so far, and what is still being written. */
+class ScanPass {
+  readonly #index: ModelIndexStore<ModelRow, ModelHashes>;
+  readonly #threads: ScanThreads;
+  readonly #onProgress: (progress: Omit<ScanProgress, 'state'>) => void;
+  /** Files that are being read, or were: one with several names is read once. */
+  readonly #rows = new Map<string, Promise<ModelRow | undefined>>();
+  readonly #living = new Set<string>();
+  readonly #writes: Promise<void>[] = [];
+  #progress = { files: 0, known: 0, readBytes: 0 };
+  #reported = 0;
+  readFiles = 0;
+
+  constructor(
+    index: ModelIndexStore<ModelRow, ModelHashes>,
+    threads: ScanThreads,
+    onProgress: (progress: Omit<ScanProgress, 'state'>) => void,
+  ) {
+    this.#index = index;
+    this.#threads = threads;
+    this.#onProgress = onProgress;
+  }
+
+  get progress(): Omit<ScanProgress, 'state'> {
+    return this.#progress;
+  }
+
+  async walk(root: string, excluded: readonly string[]): Promise<WalkedFiles> {
+    const answer = await this.#threads.run(root, { type: 'walk', root, excluded });
+    if (answer.type !== 'walked') throw new BridgeError('INTERNAL', 'The scan answered out of turn.');
+    return answer.files;
+  }
+
+  /** Fills `rows` for all entries: from the store, else from the files. */
+  async read(
+    root: string,
+    entries: readonly ModelEntry[],
+    rows: Map<string, ModelRow>,
+    publish: () => void,
+  ): Promise<void> {
+    this.#progress.files += entries.length;
+    const unknown: ModelEntry[] = [];
+    for (const [i, entry] of entries.entries()) {
+      if (i % LOOKUPS_PER_TURN === LOOKUPS_PER_TURN - 1) await new Promise(setImmediate);
+      this.#living.add(entry.key);
+      const row = this.#index.row(entry.key);
+      if (row === undefined) unknown.push(entry);
+      else {
+        rows.set(entry.key, row);
+        this.#progress.known += 1;
+      }
+    }
+    publish();
+    const batches: Promise<void>[] = [];
+    const own = unknown.filter(({ key }) => !this.#rows.has(key) && this.#claim(key));
+    for (let at = 0; at < own.length; at += FILES_PER_BATCH) {
+      batches.push(this.#readBatch(root, own.slice(at, at + FILES_PER_BATCH)));
+    }
+    for (const entry of unknown) {
+      const row = await this.#rows.get(entry.key);
+      if (row !== undefined) rows.set(entry.key, row);
+    }
+    await Promise.all(batches);
+  }
+
+  /** Waits until everything is safe. */
+  async finish(): Promise<void> {
+    await Promise.all(this.#writes);
+    await this.#index.prune(this.#living);
+  }
+
+  readonly #settle = new Map<string, (row: ModelRow | undefined) => void>();
+
+  #claim(key: string): boolean {
+    this.#rows.set(
+      key,
+      new Promise((resolve) => {
+        this.#settle.set(key, resolve);
+      }),
+    );
+    return true;
+  }
+
+  async #readBatch(root: string, entries: readonly ModelEntry[]): Promise<void> {
+    try {
+      const answer = await this.#threads.run(root, { type: 'read', paths: entries.map(({ path }) => path) });
+      if (answer.type !== 'read') throw new BridgeError('INTERNAL', 'The scan answered out of turn.');
+      const models = JSON.parse(answer.models) as ReadModel[];
+      const kept: IndexedModel<ModelRow>[] = [];
+      models.forEach(({ key, row, details }, i) => {
+        const entry = entries[i];
+        if (entry === undefined) return;
+        // A file that changed since the walk is kept under what it is now; the next scan finds it there.
+        if (key !== undefined) kept.push({ key, row, details });
+        this.#settle.get(entry.key)?.(row);
+        this.#progress.readBytes += entry.sizeBytes;
+      });
+      this.readFiles += entries.length;
+      this.#progress.known += entries.length;
+      this.#writes.push(this.#index.put(kept));
+    } catch (error) {
+      if (error instanceof BridgeError && error.code === 'CANCELLED') throw error;
+      const row: ModelRow = { status: 'unreadable', problem: messageOf(error) };
+      for (const { key } of entries) this.#settle.get(key)?.(row);
+    } finally {
+      for (const { key } of entries) this.#settle.get(key)?.(undefined);
+      const now = performance.now();
+      if (now - this.#reported > 200) {
+        this.#reported = now;
+        this.#onProgress({ ...this.#progress });
+      }
+    }
+  }
+}
+
+function groupByPath(roots: readonly ModelRoot[]): Map<string, ModelRoot[]> {
+  const groups = new Map<string, ModelRoot[]>();
+  for (const root of roots) groups.set(root.path, [...(groups.get(root.path) ?? []), root]);
+  return groups;
+}
+
+function entriesOf(root: ModelRoot, { names, numbers }: WalkedFiles): ModelEntry[] {
+  const separator = root.path.endsWith('/') ? '' : '/';
+  return names.map((name, i) => {
+    const at = i * NUMBERS_PER_FILE;
+    const [device = 0, inode = 0, sizeBytes = 0, modifiedMs = 0, hardLinks = 1, blocks = 0] = numbers.subarray(
+      at,
+      at + NUMBERS_PER_FILE,
+    );
+    const { extensions } = root;
+    return {
+      path: root.path + separator + name,
+      folder: root.folder,
+      name,
+      root: root.path,
+      rootIndex: root.rootIndex,
+      listedByComfyUI:
+        extensions !== undefined && (extensions.size === 0 || extensions.has(extname(name).toLowerCase())),
+      sizeBytes,
+      sizeOnDisk: blocks * 512,
+      modifiedMs,
+      hardLinks,
+      file: `${device}:${inode}`,
+      key: rowKey({ device, inode, sizeBytes, modifiedMs }),
+    };
+  });
+}
+
+/** Marks files that an earlier root of the same folder name hides. */
+function withShadows(entries: readonly ModelEntry[]): readonly ModelEntry[] {
+  const first = new Map<string, ModelEntry>();
+  for (const entry of entries) {
+    const id = `${entry.folder}\0${entry.name}`;
+    const known = first.get(id);
+    if (known === undefined || entry.rootIndex < known.rootIndex) first.set(id, entry);
+  }
+  if (first.size === entries.length) return entries;
+  return entries.map((entry) => {
+    const winner = first.get(`${entry.folder}\0${entry.name}`);
+    return winner === undefined || winner === entry || winner.path === entry.path
+      ? entry
+      : { ...entry, shadowedBy: winner.path };
+  });
+}

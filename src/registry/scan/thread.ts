@@ -1,0 +1,69 @@
+/** What a thread of the scan does: walk a root, or read files. One request at a time, one answer each. */
+import { parentPort } from 'node:worker_threads';
+import { messageOf } from '../../common/errors.js';
+import { ModelReader } from '../read-model.js';
+import { rowKey, rowOf, type ModelRow } from '../row.js';
+import { walkModels, type WalkedFiles } from './walk.js';
+
+export type ScanRequest =
+  | { readonly id: number; readonly type: 'walk'; readonly root: string; readonly excluded: readonly string[] }
+  | { readonly id: number; readonly type: 'read'; readonly paths: readonly string[] };
+
+export interface ReadModel {
+  readonly path: string;
+  /** Absent when the file could not be opened: then nothing is kept of it. */
+  readonly key?: string;
+  readonly row: ModelRow;
+  readonly details: string;
+}
+
+export type ScanAnswer =
+  /** The request is being worked on. */
+  | { readonly id: number; readonly type: 'alive' }
+  | { readonly id: number; readonly type: 'walked'; readonly files: WalkedFiles }
+  /** JSON of ReadModel[]: one text is copied between threads faster than many objects. */
+  | { readonly id: number; readonly type: 'read'; readonly models: string }
+  | { readonly id: number; readonly type: 'failed'; readonly message: string };
+
+const SIGN_OF_LIFE_MS = 500;
+
+/** Answers requests until the thread is ended. */
+export function serveScan(): void {
+  const reader = new ModelReader();
+  parentPort?.on('message', (request: ScanRequest) => {
+    void answer(reader, request).then((result) => parentPort?.postMessage(result));
+  });
+}
+
+async function answer(reader: ModelReader, request: ScanRequest): Promise<ScanAnswer> {
+  const { id } = request;
+  let told = performance.now();
+  const alive = (): void => {
+    const now = performance.now();
+    if (now - told < SIGN_OF_LIFE_MS) return;
+    told = now;
+    parentPort?.postMessage({ id, type: 'alive' } satisfies ScanAnswer);
+  };
+  try {
+    if (request.type === 'walk')
+      return { id, type: 'walked', files: walkModels(request.root, request.excluded, alive) };
+    const models: ReadModel[] = [];
+    for (const path of request.paths) {
+      alive();
+      models.push(await readOne(reader, path));
+    }
+    return { id, type: 'read', models: JSON.stringify(models) };
+  } catch (error) {
+    return { id, type: 'failed', message: messageOf(error) };
+  }
+}
+
+async function readOne(reader: ModelReader, path: string): Promise<ReadModel> {
+  const { stat, ...reading } = await reader.read(path);
+  return {
+    path,
+    ...(stat === undefined ? {} : { key: rowKey(stat) }),
+    row: rowOf(reading),
+    details: JSON.stringify(reading),
+  };
+}
