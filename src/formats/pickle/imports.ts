@@ -9,7 +9,7 @@
  */
 import { STORAGE_DTYPES, TORCH_DTYPES } from '../torch/dtypes.js';
 
-export type ImportVerdict = 'harmless' | 'dangerous' | 'unknown';
+type ImportVerdict = 'harmless' | 'dangerous' | 'unknown';
 
 export interface PickleImport {
   /** `module.name`, as the pickle spells it. */

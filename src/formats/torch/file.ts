@@ -33,7 +33,7 @@ export interface PickleInspection {
   readonly problem?: string;
 }
 
-export interface PickledTensorInfo {
+interface PickledTensorInfo {
   readonly name: string;
   readonly dtype: string;
   readonly shape: Shape;
