@@ -7,7 +7,7 @@ import { cacheDirectory } from './common/environment.js';
 import { BridgeError } from './common/errors.js';
 import type { Logger } from './common/logger.js';
 import type { BridgeConfig } from './config.js';
-import { PromptQueue, type NodeTable } from './graph/index.js';
+import { NodeCaller, PromptQueue, type NodeTable } from './graph/index.js';
 import {
   detectComfyUIInstallation,
   isComfyUIInstallation,
@@ -32,6 +32,8 @@ export interface Bridge extends AsyncDisposable {
   readonly vision: VisionEngine;
   readonly nodes: NodeTable;
   readonly queue: PromptQueue;
+  /** Single nodes, for hosts that have a graph of their own. */
+  readonly nodeCalls: NodeCaller;
 }
 
 /** Encodes that may wait for the inference process. */
@@ -91,6 +93,7 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
     vision,
     nodes,
     queue,
+    nodeCalls: new NodeCaller(nodes),
     async [Symbol.asyncDispose]() {
       await queue[Symbol.asyncDispose]();
       await inference[Symbol.asyncDispose]();

@@ -9,12 +9,13 @@ import { Command, CommanderError } from 'commander';
 import { BridgeError, messageOf } from '../common/errors.js';
 import { demoCommand } from './commands/demo.js';
 import { encodeCommand } from './commands/encode.js';
+import { nodesCommand } from './commands/nodes.js';
 import { pathsCommand } from './commands/paths.js';
 import { resolveCommand } from './commands/resolve.js';
 import { serveCommand } from './commands/serve.js';
 import { statsCommand } from './commands/stats.js';
 import { printJson } from './output.js';
-import { readPackageVersion } from './version.js';
+import { readPackageVersion } from '../common/package-version.js';
 
 function createProgram(): Command {
   const program = new Command('vision-bridge')
@@ -26,6 +27,7 @@ function createProgram(): Command {
     serveCommand(),
     demoCommand(),
     encodeCommand(),
+    nodesCommand(),
     pathsCommand(),
     resolveCommand(),
     statsCommand(),

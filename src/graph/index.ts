@@ -1,7 +1,15 @@
 /** Door of graph/: the prompt executor. Knows nodes as data, no models. */
 export type { GraphEvent, NodePlace } from './events.js';
-export type { NodeContext, NodeDefinition, NodeInputs } from './node-definition.js';
-export { PythonError } from './node-call.js';
+export type {
+  ExecutionBlocker,
+  InputDefinition,
+  NodeContext,
+  NodeDefinition,
+  NodeInputs,
+  NodeResult,
+} from './node-definition.js';
+export { isBlocker, PythonError } from './node-call.js';
+export { isLiteralType, NodeCaller } from './node-caller.js';
 export { nodeInfo } from './object-info.js';
 export { PromptQueue, type Submission } from './prompt-queue.js';
 export { pythonRepr } from './python-text.js';

@@ -3,6 +3,9 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { InvalidRequestError } from '../common/errors.js';
 import { parseJson, writeJson, type JsonValue, type Jsonable } from '../protocol/json.js';
 
+/** Type of bodies that carry tensors. */
+export const SAFETENSORS = 'application/vnd.safetensors';
+
 export function sendJson(reply: FastifyReply, value: Jsonable): FastifyReply {
   return reply.header('content-type', 'application/json; charset=utf-8').send(writeJson(value));
 }
@@ -10,6 +13,15 @@ export function sendJson(reply: FastifyReply, value: Jsonable): FastifyReply {
 /** Status alone, no bytes: how ComfyUI answers most commands and refusals. */
 export function sendEmpty(reply: FastifyReply, status = 200): FastifyReply {
   return reply.status(status).send();
+}
+
+/** Fires when the caller goes away before the answer is written. */
+export function abortWhenClosed(reply: FastifyReply): AbortSignal {
+  const controller = new AbortController();
+  reply.raw.on('close', () => {
+    if (!reply.raw.writableFinished) controller.abort();
+  });
+  return controller.signal;
 }
 
 /** The body as JSON, whatever the content type says. @throws {InvalidRequestError} */

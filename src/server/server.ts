@@ -32,7 +32,7 @@ const MAX_WS_MESSAGE_BYTES = 4 * 1024 * 1024;
  * @throws {BridgeError} `PORT_IN_USE`; {InvalidRequestError} when a token is missing where one is needed.
  */
 export async function startServer(bridge: Bridge): Promise<BridgeServer> {
-  const { config, logger, queue } = bridge;
+  const { config, logger, queue, nodeCalls } = bridge;
   const addresses = config.listen.split(',').map((address) => address.trim());
   const isLoopbackOnly = (await Promise.all(addresses.map(isLoopbackAddress))).every(Boolean);
   if (!isLoopbackOnly && config.token === undefined) {
@@ -52,14 +52,13 @@ export async function startServer(bridge: Bridge): Promise<BridgeServer> {
     features: () => serverFeatures(bridge),
     logger,
   });
-  const unsubscribe = queue.subscribe((event) => {
-    hub.deliver(event);
-  });
+  const deliver = hub.deliver.bind(hub);
+  const subscriptions = [queue.subscribe(deliver), nodeCalls.subscribe(deliver)];
   const app = await createApp(bridge, guard);
   const websockets = new WebSocketServer({ noServer: true, maxPayload: MAX_WS_MESSAGE_BYTES });
   const servers: Server[] = [];
   const closeAll = async (): Promise<void> => {
-    unsubscribe();
+    for (const unsubscribe of subscriptions) unsubscribe();
     hub.close();
     await Promise.all(servers.map(closeServer));
     await app.close();

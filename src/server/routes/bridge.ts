@@ -1,9 +1,10 @@
 /** `/bridge/v1/…`: our own routes. Tensors travel as safetensors, both ways. */
 import { isAbsolute } from 'node:path';
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { Bridge } from '../../bridge.js';
 import { InvalidRequestError } from '../../common/errors.js';
+import { readPackageVersion } from '../../common/package-version.js';
 import { parseSafetensors, serializeSafetensors } from '../../formats/index.js';
 import { decodeImage } from '../../image/index.js';
 import type { Jsonable } from '../../protocol/json.js';
@@ -16,9 +17,8 @@ import {
   type VisionInput,
   type VisionOutput,
 } from '../../vision/index.js';
-import { sendJson } from '../reply.js';
-
-const SAFETENSORS = 'application/vnd.safetensors';
+import { NODE_PROTOCOL } from '../../nodes/index.js';
+import { abortWhenClosed, SAFETENSORS, sendJson } from '../reply.js';
 
 const outputNames = Object.keys(OUTPUT_FIELDS) as [OutputName, ...OutputName[]];
 
@@ -34,11 +34,14 @@ const encodeQuerySchema = z.object({
 });
 
 export function registerBridgeRoutes(app: FastifyInstance, bridge: Bridge): void {
+  const version = readPackageVersion();
   app.get('/bridge/v1/health', (_request, reply) => {
     const { inference, queue, installation, paths } = bridge;
     const { pid, pendingCalls, crashes } = inference.state;
     return sendJson(reply, {
       status: 'ok',
+      version,
+      node_protocol: NODE_PROTOCOL,
       comfyui:
         installation === undefined
           ? null
@@ -98,15 +101,6 @@ export function registerBridgeRoutes(app: FastifyInstance, bridge: Bridge): void
     const bytes = serializeSafetensors(tensors, { model: name, family: model.family, precision, crop });
     return reply.header('content-type', SAFETENSORS).send(Buffer.from(bytes.buffer));
   });
-}
-
-/** Fires when the caller goes away before the answer is written. */
-function abortWhenClosed(reply: FastifyReply): AbortSignal {
-  const controller = new AbortController();
-  reply.raw.on('close', () => {
-    if (!reply.raw.writableFinished) controller.abort();
-  });
-  return controller.signal;
 }
 
 /** Inputs in the order in which they came: files of a form, or the tensor of a safetensors body. */

@@ -4,6 +4,7 @@ import type { Bridge } from '../../bridge.js';
 import { registerBridgeRoutes } from './bridge.js';
 import { registerFileRoutes } from './files.js';
 import { registerModelRoutes } from './models.js';
+import { registerNodeRoutes } from './nodes.js';
 import { registerPromptRoutes } from './prompt.js';
 import { registerSystemRoutes } from './system.js';
 
@@ -15,4 +16,5 @@ export function registerRoutes(app: FastifyInstance, bridge: Bridge): void {
     registerSystemRoutes(app, bridge, prefix);
   }
   registerBridgeRoutes(app, bridge);
+  registerNodeRoutes(app, bridge);
 }
