@@ -91,10 +91,11 @@ const CODECS: Readonly<Record<string, Codec>> = {
       return { ...model, name };
     },
     async encode(value) {
-      const { name, path, family, config, outputs, prefixTokens } = value as NamedVisionModel;
+      const { name, path, family, modelType, config, outputs, prefixTokens } = value as NamedVisionModel;
       const identity = await fileIdentity(path);
       const shown = {
         family,
+        model_type: modelType,
         outputs,
         prefix_tokens: prefixTokens,
         layers: config.layers,

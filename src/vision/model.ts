@@ -8,7 +8,7 @@ import { basename } from 'node:path';
 import { ModelFormatError } from '../common/errors.js';
 import { isOnnxDType } from '../onnx/index.js';
 import type { ModelHeader } from '../formats/index.js';
-import { readMetadataConfig, type VisionConfig } from './config.js';
+import { readMetadataConfig, type ModelType, type VisionConfig } from './config.js';
 import { FAMILIES, type OutputName, type Preset, type VisionFamily } from './families/index.js';
 import { describeForeignModel } from './foreign.js';
 import { nameWeights, type Layout, type WeightRange, type Weights } from './weights.js';
@@ -19,6 +19,8 @@ export interface VisionModel {
   readonly path: string;
   /** Shown to people: `CLIP-ViT-H`, or `clip_vision_model (48 wide, 3 layers)` for a model with its own configuration. */
   readonly family: string;
+  /** ComfyUI's name of the architecture. */
+  readonly modelType: ModelType;
   readonly layout: Layout;
   readonly configuredBy: 'comfy-rule' | 'metadata';
   readonly config: VisionConfig;
@@ -76,6 +78,7 @@ export function resolveVisionModel(header: ModelHeader): ResolvedModel {
   const model: VisionModel = {
     path: header.path,
     family: choice.name,
+    modelType: family.modelType,
     layout: weights.layout,
     configuredBy: choice.configuredBy,
     config,
