@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 from pathlib import Path
 
@@ -24,3 +25,4 @@ PACK_VERSION = read_pack_version()
 
 client = BridgeClient(bridge_address, start_bridge, PACK_VERSION)
 events = EventChannel(bridge_address)
+atexit.register(client.close)

@@ -266,6 +266,12 @@ class _Connections:
         for _address, old, _since in surplus:
             old.close()
 
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for _address, connection, _since in idle:
+            connection.close()
+
 
 def _is_readable(sock: socket.socket | None) -> bool:
     """Whether an idle connection has something to say, which can only be its end."""
@@ -364,6 +370,10 @@ class BridgeClient:
             else:
                 future.cancel()
             raise
+
+    def close(self) -> None:
+        """Closes kept connections. Requests may follow; they open new ones."""
+        self._connections.close()
 
     def seen(self, address: Address) -> None:
         """Notes that a bridge answered."""
