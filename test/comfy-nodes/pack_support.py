@@ -21,10 +21,14 @@ START_WAIT_S = 30
 
 sys.path.insert(0, os.environ.get("COMFYUI_CHECKOUT") or str(Path(__file__).parent / "stand_in"))
 if "COMFYUI_CHECKOUT" in os.environ:
+    own_arguments = sys.argv
     sys.argv = [sys.argv[0], "--cpu", "--base-directory", str(ROOT)]
     import comfy.options
 
     comfy.options.enable_args_parsing()
+    import comfy.cli_args
+
+    sys.argv = own_arguments
     import comfy_execution.progress as real_progress
 
     # ComfyUI's progress belongs to a running prompt; the tests run nodes without one.
