@@ -242,7 +242,13 @@ function groupTable(groups, t) {
     element(
       'thead',
       {},
-      element('tr', {}, ...['group', 'files', 'size'].map((key) => element('th', { scope: 'col' }, t(key)))),
+      element(
+        'tr',
+        {},
+        ...['group', 'files', 'size'].map((key) =>
+          element('th', { scope: 'col', class: key === 'group' ? undefined : 'vb-number' }, t(key)),
+        ),
+      ),
     ),
     element(
       'tbody',
