@@ -115,7 +115,7 @@ class RemoteClipVision:
         self.dtype = torch.float32
         # Where ComfyUI moves pictures to before it calls `model`.
         self.load_device = CPU
-        self.model = RemoteEncoder(handle).eval()
+        self.model = RemoteEncoder(handle).train(False)
         # Without weights: loading and unloading it moves nothing and frees nothing.
         self.patcher = comfy.model_patcher.ModelPatcher(self.model, load_device=CPU, offload_device=CPU)
 
