@@ -8,7 +8,7 @@
 import type { Jsonable, JsonableObject, JsonObject } from '../protocol/json.js';
 
 /** Models of a folder, or safetensors files of the input and output folders. */
-export type ChoiceSource = { readonly kind: 'models'; readonly folder: string } | { readonly kind: 'feature-files' };
+type ChoiceSource = { readonly kind: 'models'; readonly folder: string } | { readonly kind: 'feature-files' };
 
 export interface InputDefinition {
   readonly name: string;

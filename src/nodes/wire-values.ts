@@ -40,12 +40,12 @@ export interface NamedVisionModel extends VisionModel {
 }
 
 /** A value of the caller's that stays with the caller: the node may pass it on, and nothing else. */
-export interface PassedValue {
+interface PassedValue {
   readonly kind: 'passed';
   readonly input: string;
 }
 
-export function isPassedValue(value: unknown): value is PassedValue {
+function isPassedValue(value: unknown): value is PassedValue {
   return typeof value === 'object' && value !== null && 'kind' in value && value.kind === 'passed';
 }
 

@@ -15,7 +15,7 @@ export function findChromium(): string | undefined {
 }
 
 /** What assistive technology sees of an element. */
-export interface AccessibleNode {
+interface AccessibleNode {
   readonly role: string;
   readonly name: string;
 }
