@@ -35,7 +35,7 @@ function makeEnvironment(): string | undefined {
   if (hasTorch(python)) return python;
   const steps: [string, string[]][] = [
     [process.platform === 'win32' ? 'python' : 'python3', ['-m', 'venv', VENV]],
-    [python, ['-m', 'pip', 'install', '--quiet', '--retries', '1', 'torch', 'numpy', 'aiohttp', 'safetensors']],
+    [python, ['-m', 'pip', 'install', '-qq', '--retries', '1', 'torch', 'numpy', 'aiohttp', 'safetensors']],
   ];
   for (const [command, args] of steps) {
     const { status } = spawnSync(command, args, { stdio: ['ignore', 'ignore', 'inherit'] });
