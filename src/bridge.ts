@@ -10,7 +10,7 @@ import { LogBook } from './common/log-book.js';
 import type { Logger } from './common/logger.js';
 import type { BridgeConfig } from './config.js';
 import { FaceEngine } from './faces/index.js';
-import { PromptQueue, type NodeTable } from './graph/index.js';
+import { NodeCaller, PromptQueue, type NodeTable } from './graph/index.js';
 import {
   adapterFolders,
   detectComfyUIInstallation,
@@ -42,6 +42,8 @@ export interface Bridge extends AsyncDisposable {
   readonly queue: PromptQueue;
   /** Takes up what --persist-queue kept of the last run. Once, when no other server can be at it: the port is ours. */
   resume(): void;
+  /** Single nodes, for hosts that have a graph of their own. */
+  readonly nodeCalls: NodeCaller;
 }
 
 /** Encodes that may wait for the inference process. */
@@ -116,6 +118,7 @@ export async function createBridge(config: BridgeConfig, outerLogger: Logger): P
       if (unfinished.length > 0) logger.info({ prompts: unfinished.length }, 'accepted prompts of the last run go on');
       queue.restore(unfinished);
     },
+    nodeCalls: new NodeCaller(nodes),
     async [Symbol.asyncDispose]() {
       await queue[Symbol.asyncDispose]();
       await journal?.[Symbol.asyncDispose]();

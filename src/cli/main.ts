@@ -10,12 +10,13 @@ import { BridgeError, messageOf } from '../common/errors.js';
 import { demoCommand } from './commands/demo.js';
 import { encodeCommand } from './commands/encode.js';
 import { ipadapterCommand } from './commands/ipadapter.js';
+import { nodesCommand } from './commands/nodes.js';
 import { pathsCommand } from './commands/paths.js';
 import { resolveCommand } from './commands/resolve.js';
 import { serveCommand } from './commands/serve.js';
 import { statsCommand } from './commands/stats.js';
 import { printJson } from './output.js';
-import { readPackageVersion } from './version.js';
+import { readPackageVersion } from '../common/package-version.js';
 
 function createProgram(): Command {
   const program = new Command('vision-bridge')
@@ -28,6 +29,7 @@ function createProgram(): Command {
     demoCommand(),
     encodeCommand(),
     ipadapterCommand(),
+    nodesCommand(),
     pathsCommand(),
     resolveCommand(),
     statsCommand(),

@@ -409,7 +409,8 @@ function shownConfig(config: readonly Jsonable[]): readonly Jsonable[] {
   return config.length > 1 ? config : [...config, {}];
 }
 
-function boundProblem(input: InputDefinition, value: JsonValue): { type: string; message: string } | undefined {
+/** A number outside the bounds of its input, in the words of ComfyUI. */
+export function boundProblem(input: InputDefinition, value: JsonValue): { type: string; message: string } | undefined {
   if (typeof value !== 'number' && typeof value !== 'bigint') return undefined;
   const { min, max } = input.options ?? {};
   const text = (limit: number | bigint): string =>

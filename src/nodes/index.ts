@@ -15,8 +15,11 @@ import { createIPAdapterLoader } from './ipadapter-loader.js';
 import { createLoadEmbeds } from './load-embeds.js';
 import { createLoadImageMask } from './load-image-mask.js';
 import { createLoadImageOutput } from './load-image-output.js';
-import { createLoadImage } from './load-image.js';
 import { createMaskToImage } from './mask-to-image.js';
+import { createGate } from './gate.js';
+import { createLoadFeatures } from './load-features.js';
+import { createLoadImage } from './load-image.js';
+import { createPatchMap } from './patch-map.js';
 import { createPreviewAny } from './preview-any.js';
 import { createPreviewImage } from './preview-image.js';
 import { createSaveEmbeds } from './save-embeds.js';
@@ -27,8 +30,12 @@ import { createSaveFeatures } from './save-features.js';
 import { createSaveImageWebsocket } from './save-image-websocket.js';
 import { createSaveImage } from './save-image.js';
 import type { NodeServices } from './services.js';
+import { createSimilarity } from './similarity.js';
+import { createVisionBridgeEncode } from './vision-bridge-encode.js';
 
+export { describeNodes, NODE_PROTOCOL } from './describe.js';
 export type { IPAdapterServices, NodeServices } from './services.js';
+export { decodeInputs, encodeOutputs } from './wire-values.js';
 
 export function createNodes(services: NodeServices): NodeTable {
   const nodes: NodeDefinition[] = [
@@ -51,7 +58,12 @@ export function createNodes(services: NodeServices): NodeTable {
     createRegexReplace(),
     createClipVisionLoader(services),
     createClipVisionEncode(services),
+    createVisionBridgeEncode(services),
     createSaveFeatures(services),
+    createLoadFeatures(services),
+    createSimilarity(),
+    createGate(),
+    createPatchMap(),
     createIPAdapterLoader(services),
     createIPAdapterEncode(services),
     createCombineEmbeds(),

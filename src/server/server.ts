@@ -37,7 +37,7 @@ const KEEP_ALIVE_MS = 60_000;
  * @throws {BridgeError} `PORT_IN_USE`; {InvalidRequestError} when a token is missing where one is needed.
  */
 export async function startServer(bridge: Bridge): Promise<BridgeServer> {
-  const { config, logger, queue } = bridge;
+  const { config, logger, queue, nodeCalls } = bridge;
   const addresses = config.listen.split(',').map((address) => address.trim());
   const isLoopbackOnly = (await Promise.all(addresses.map(isLoopbackAddress))).every(Boolean);
   if (!isLoopbackOnly && config.token === undefined) {
@@ -61,12 +61,13 @@ export async function startServer(bridge: Bridge): Promise<BridgeServer> {
     features: () => serverFeatures(bridge),
     logger,
   });
-  const unsubscribe = queue.subscribe((event) => {
-    hub.deliver(event);
-  });
-  const stopLogs = bridge.logs.subscribe((entry) => {
-    hub.deliverLog(entry);
-  });
+  const deliver = hub.deliver.bind(hub);
+  const subscriptions = [queue.subscribe(deliver), nodeCalls.subscribe(deliver)];
+  subscriptions.push(
+    bridge.logs.subscribe((entry) => {
+      hub.deliverLog(entry);
+    }),
+  );
   const context: ServerContext = {
     bridge,
     hub,
@@ -78,8 +79,7 @@ export async function startServer(bridge: Bridge): Promise<BridgeServer> {
   const websockets = new WebSocketServer({ noServer: true, maxPayload: MAX_WS_MESSAGE_BYTES });
   const servers: Server[] = [];
   const closeAll = async (): Promise<void> => {
-    unsubscribe();
-    stopLogs();
+    for (const unsubscribe of subscriptions) unsubscribe();
     hub.close();
     await Promise.all(servers.map(closeServer));
     await app.close();

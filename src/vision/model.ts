@@ -21,6 +21,7 @@ export interface VisionModel {
   readonly folder: string;
   /** Shown to people: `CLIP-ViT-H`, or `clip_vision_model (48 wide, 3 layers)` for a model with its own configuration. */
   readonly family: string;
+  /** ComfyUI's name of the architecture. */
   readonly modelType: ModelType;
   readonly layout: Layout;
   /** Present where the encoder is part of a checkpoint: what its keys begin with. */

@@ -8,6 +8,7 @@ import { registerInternalRoutes } from './internal.js';
 import { registerIPAdapterRoutes } from './ipadapter.js';
 import { registerJobRoutes } from './jobs.js';
 import { registerModelRoutes } from './models.js';
+import { registerNodeRoutes } from './nodes.js';
 import { registerPromptRoutes } from './prompt.js';
 import { registerSystemRoutes } from './system.js';
 import { registerUploadRoutes } from './upload.js';
@@ -32,5 +33,6 @@ export function registerRoutes(app: FastifyInstance, context: ServerContext): vo
   registerFrontEndRoutes(app, context);
   registerBridgeRoutes(app, context.bridge);
   registerEncodeRoute(app, context.bridge);
+  registerNodeRoutes(app, context.bridge);
   registerIPAdapterRoutes(app, context.bridge);
 }
