@@ -9,7 +9,7 @@ import type { ServerContext } from './context.js';
 import type { Dialect } from './dialect.js';
 import { createErrorHandler, isOwnRoute } from './error-handler.js';
 import { checkRequest, queryOf, TOKEN_COOKIE, type GuardOptions } from './guard.js';
-import { bodyTooLarge } from './multipart.js';
+import { bodyTooLarge, FORM_HEADS_BYTES } from './multipart.js';
 import { sendEmpty, sendText } from './reply.js';
 import { registerRoutes } from './routes/index.js';
 import { frontEndFile } from './routes/front-end.js';
@@ -72,7 +72,7 @@ export async function createApp(context: ServerContext, guard: GuardOptions): Pr
         .header('access-control-allow-credentials', 'true');
     }
     if (request.method === 'OPTIONS') await sendEmpty(reply);
-    else if (Number(request.headers['content-length']) > bodyLimit) {
+    else if (claimedBytes(request) > bodyLimit) {
       // Told before the body is read; what still comes is not waited for.
       reply.header('connection', 'close');
       throw bodyTooLarge(bodyLimit);
@@ -114,6 +114,12 @@ function matches(pattern: readonly string[], path: readonly string[]): boolean {
 
 function pathOf(request: FastifyRequest): string {
   return request.url.replace(/[?#].*$/, '');
+}
+
+/** What a request says of its contents; the heads of a form's parts are not counted. */
+function claimedBytes(request: FastifyRequest): number {
+  const bytes = Number(request.headers['content-length'] ?? 0);
+  return request.isMultipart() ? bytes - FORM_HEADS_BYTES : bytes;
 }
 
 /** A page that was opened with `?token=` loads its files with a cookie: it cannot add the token to each of them. */

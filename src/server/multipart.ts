@@ -7,7 +7,7 @@ export type FormPart =
   | { readonly type: 'field'; readonly field: string; readonly value: string };
 
 /** What the heads of parts may take beside their contents before a request is refused by its claimed length. */
-const HEADS_BYTES = 1024 * 1024;
+export const FORM_HEADS_BYTES = 1024 * 1024;
 
 /**
  * Reads a form part by part. The limit holds for the contents of all parts together, as in ComfyUI.
@@ -26,7 +26,7 @@ export async function* readForm(
     if (total > maxBytes || isTruncated) throw bodyTooLarge(maxBytes);
   };
   try {
-    if (Number(request.headers['content-length'] ?? 0) > maxBytes + HEADS_BYTES) throw bodyTooLarge(maxBytes);
+    if (Number(request.headers['content-length'] ?? 0) > maxBytes + FORM_HEADS_BYTES) throw bodyTooLarge(maxBytes);
     for await (const part of request.parts({ preservePath })) {
       if (part.type === 'field') {
         const value = String(part.value);
