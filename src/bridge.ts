@@ -4,22 +4,26 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { cacheDirectory } from './common/environment.js';
-import { BridgeError } from './common/errors.js';
+import { BridgeError, messageOf } from './common/errors.js';
 import type { Logger } from './common/logger.js';
 import type { BridgeConfig } from './config.js';
 import { PromptQueue, type NodeTable } from './graph/index.js';
 import {
   detectComfyUIInstallation,
   isComfyUIInstallation,
+  modelRoots,
   notFound,
   type ComfyUIInstallation,
 } from './library/index.js';
 import { createNodes } from './nodes/index.js';
 import { FolderPaths, type FileArea, type PathsChange } from './paths/index.js';
+import { INDEX_VERSION, ModelRegistry, type ModelRoot } from './registry/index.js';
 import type { InferenceProcess } from './runtime/index.js';
+import { openStore, type Store } from './store/index.js';
 import { askRunningComfyUI, type RunningComfyUI } from './upstream/index.js';
 import { createVisionServices, type VisionServicesOptions } from './vision-services.js';
 import type { VisionEngine } from './vision/index.js';
+import { REGISTRY_SCAN_ENTRY } from './workers/index.js';
 
 export interface Bridge extends AsyncDisposable {
   readonly config: BridgeConfig;
@@ -32,6 +36,8 @@ export interface Bridge extends AsyncDisposable {
   readonly vision: VisionEngine;
   readonly nodes: NodeTable;
   readonly queue: PromptQueue;
+  /** All model files; its first scan begins when it is first asked for. */
+  readonly registry: ModelRegistry;
 }
 
 /** Encodes that may wait for the inference process. */
@@ -72,10 +78,16 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
 
   const services = createVisionServices({ ...visionOptionsOf(config), dataDirectory: data, logger });
   const { engine: vision, inference } = services;
+  const registry = createRegistry({ roots: () => modelRoots(paths), store: services.store, logger });
   await paths.watch((change) => {
     reportChange(change, logger);
+    if (registry.progress.state !== 'idle') {
+      registry.scan().catch((error: unknown) => {
+        logger.warn({ reason: messageOf(error) }, 'the changed model folders were not scanned');
+      });
+    }
   });
-  const nodes = createNodes({ paths, directories, vision, disableMetadata: config.disableMetadata });
+  const nodes = createNodes({ paths, directories, vision, registry, disableMetadata: config.disableMetadata });
   const queue = new PromptQueue({ table: nodes, logger });
   return {
     config,
@@ -87,11 +99,52 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
     vision,
     nodes,
     queue,
+    registry,
     async [Symbol.asyncDispose]() {
       await queue[Symbol.asyncDispose]();
+      await registry[Symbol.asyncDispose]();
       await services[Symbol.asyncDispose]();
       await paths[Symbol.asyncDispose]();
       await rm(ownTemp, { recursive: true, force: true });
+    },
+  };
+}
+
+interface RegistryParts {
+  readonly roots: () => readonly ModelRoot[];
+  readonly store: () => Promise<Store>;
+  readonly logger: Logger;
+}
+
+/** The registry over some roots, kept in a store that somebody else closes. */
+function createRegistry({ roots, store, logger }: RegistryParts): ModelRegistry {
+  const openIndex: ConstructorParameters<typeof ModelRegistry>[0]['openIndex'] = async () =>
+    (index ??= (await store()).modelIndex(INDEX_VERSION));
+  let index: Awaited<ReturnType<typeof openIndex>> | undefined;
+  return new ModelRegistry({ roots, openIndex, threadEntry: REGISTRY_SCAN_ENTRY, logger });
+}
+
+export interface OwnedRegistry extends AsyncDisposable {
+  readonly registry: ModelRegistry;
+}
+
+/** A registry with a store of its own, for commands and programs; nothing is scanned yet. */
+export function openRegistry(options: {
+  readonly roots: () => readonly ModelRoot[];
+  readonly dataDirectory: string;
+  readonly logger: Logger;
+}): OwnedRegistry {
+  const { roots, dataDirectory, logger } = options;
+  let opened: Promise<Store> | undefined;
+  // Features are the engine's: this store adds none, so its bound does not matter.
+  const store = (): Promise<Store> =>
+    (opened ??= openStore({ directory: dataDirectory, maxFeatureBytes: Infinity, logger }));
+  const registry = createRegistry({ roots, store, logger });
+  return {
+    registry,
+    async [Symbol.asyncDispose]() {
+      await registry[Symbol.asyncDispose]();
+      await (await opened)?.[Symbol.asyncDispose]();
     },
   };
 }

@@ -10,7 +10,11 @@ import { createImageScaleBy } from './image-scale-by.js';
 import { createImageScale } from './image-scale.js';
 import { createLoadImageMask } from './load-image-mask.js';
 import { createLoadImageOutput } from './load-image-output.js';
+import { createFindModels } from './find-models.js';
 import { createLoadImage } from './load-image.js';
+import { createMissingModels } from './missing-models.js';
+import { createModelInfo } from './model-info.js';
+import { createModelStats } from './model-stats.js';
 import { createMaskToImage } from './mask-to-image.js';
 import { createPreviewAny } from './preview-any.js';
 import { createPreviewImage } from './preview-image.js';
@@ -46,6 +50,10 @@ export function createNodes(services: NodeServices): NodeTable {
     createClipVisionLoader(services),
     createClipVisionEncode(services),
     createSaveFeatures(services),
+    createModelStats(services),
+    createModelInfo(services),
+    createFindModels(services),
+    createMissingModels(services),
   ];
   return new Map(nodes.map((node) => [node.classType, node]));
 }

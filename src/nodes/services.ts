@@ -1,5 +1,6 @@
 /** What nodes need of the other rooms; bridge.ts hands it in. */
 import type { FileArea, FolderPaths } from '../paths/index.js';
+import type { ModelRegistry } from '../registry/index.js';
 import type { VisionEngine } from '../vision/index.js';
 
 export interface NodeServices {
@@ -7,6 +8,7 @@ export interface NodeServices {
   /** Absolute folders that uploads, results and previews are in. */
   readonly directories: Readonly<Record<FileArea, string>>;
   readonly vision: VisionEngine;
+  readonly registry: ModelRegistry;
   /** Leave the prompt out of saved images. */
   readonly disableMetadata: boolean;
 }

@@ -8,7 +8,14 @@
 import { closeSync, fstatSync, openSync, readSync, type Stats } from 'node:fs';
 import { basename, extname } from 'node:path';
 import { BridgeError, messageOf } from '../common/errors.js';
-import { ByteSource, HeaderScanner, headerLength, readGgufHeader, readOnnxMetadata, inspectPickle } from '../formats/index.js';
+import {
+  ByteSource,
+  HeaderScanner,
+  headerLength,
+  readGgufHeader,
+  readOnnxMetadata,
+  inspectPickle,
+} from '../formats/index.js';
 import { f16BitsToF32 } from '../tensor/float16.js';
 import { classifyTable } from './classify/table.js';
 import type { ModelFacts, TableFacts } from './classify/facts.js';

@@ -13,7 +13,9 @@ export function describePickle({ container, imports, tensors, metadata, problem 
     format: container === 'zip' ? 'pickle-zip' : 'pickle-legacy',
     ...(problem === undefined ? {} : { problem }),
     pickle: { globals: imports.map(({ name }) => name), verdict },
-    ...(isReadable ? { facts: joinFacts(classifyTable(TensorTable.fromEntries(entries)), readMetadataFacts(metadata)) } : {}),
+    ...(isReadable
+      ? { facts: joinFacts(classifyTable(TensorTable.fromEntries(entries)), readMetadataFacts(metadata)) }
+      : {}),
   };
 }
 

@@ -6,6 +6,7 @@ import { registerEncodeRoute } from './encode.js';
 import { registerFileRoutes } from './files.js';
 import { registerModelRoutes } from './models.js';
 import { registerPromptRoutes } from './prompt.js';
+import { registerRegistryRoutes } from './registry.js';
 import { registerSystemRoutes } from './system.js';
 
 export function registerRoutes(app: FastifyInstance, bridge: Bridge): void {
@@ -17,4 +18,5 @@ export function registerRoutes(app: FastifyInstance, bridge: Bridge): void {
   }
   registerBridgeRoutes(app, bridge);
   registerEncodeRoute(app, bridge);
+  registerRegistryRoutes(app, bridge);
 }
