@@ -5,7 +5,7 @@ import { mkdir, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { AdapterEngine, ReferenceEncoder } from './adapter/index.js';
 import { cacheDirectory } from './common/environment.js';
-import { BridgeError } from './common/errors.js';
+import { BridgeError, messageOf } from './common/errors.js';
 import { LogBook } from './common/log-book.js';
 import type { Logger } from './common/logger.js';
 import type { BridgeConfig } from './config.js';
@@ -15,16 +15,19 @@ import {
   adapterFolders,
   detectComfyUIInstallation,
   isComfyUIInstallation,
+  modelRoots,
   notFound,
   type ComfyUIInstallation,
 } from './library/index.js';
 import { createNodes, type IPAdapterServices } from './nodes/index.js';
 import { FolderPaths, type FileArea, type PathsChange } from './paths/index.js';
+import { INDEX_VERSION, ModelRegistry, type ModelRoot } from './registry/index.js';
 import type { InferenceProcess } from './runtime/index.js';
-import { PromptJournal } from './store/index.js';
+import { openStore, PromptJournal, type Store } from './store/index.js';
 import { askRunningComfyUI, type RunningComfyUI } from './upstream/index.js';
 import { createVisionServices, type VisionServicesOptions } from './vision-services.js';
 import type { VisionEngine } from './vision/index.js';
+import { REGISTRY_SCAN_ENTRY } from './workers/index.js';
 
 export interface Bridge extends AsyncDisposable {
   readonly config: BridgeConfig;
@@ -44,6 +47,8 @@ export interface Bridge extends AsyncDisposable {
   resume(): void;
   /** Single nodes, for hosts that have a graph of their own. */
   readonly nodeCalls: NodeCaller;
+  /** All model files; its first scan begins when it is first asked for. */
+  readonly registry: ModelRegistry;
 }
 
 /** Encodes that may wait for the inference process. */
@@ -88,10 +93,23 @@ export async function createBridge(config: BridgeConfig, outerLogger: Logger): P
   const services = createVisionServices({ ...visionOptionsOf(config), dataDirectory: data, logger });
   const { engine: vision, inference } = services;
   const ipadapter = createIPAdapterServices(inference, vision, paths);
+  const registry = createRegistry({ roots: () => modelRoots(paths), store: services.store, logger });
   await paths.watch((change) => {
     reportChange(change, logger);
+    if (registry.progress.state !== 'idle') {
+      registry.scan().catch((error: unknown) => {
+        logger.warn({ reason: messageOf(error) }, 'the changed model folders were not scanned');
+      });
+    }
   });
-  const nodes = createNodes({ paths, directories, vision, ipadapter, disableMetadata: config.disableMetadata });
+  const nodes = createNodes({
+    paths,
+    directories,
+    vision,
+    ipadapter,
+    registry,
+    disableMetadata: config.disableMetadata,
+  });
   const journal = config.persistQueue ? await PromptJournal.open(data, String(config.port), logger) : undefined;
   const queue = new PromptQueue({
     table: nodes,
@@ -119,9 +137,11 @@ export async function createBridge(config: BridgeConfig, outerLogger: Logger): P
       queue.restore(unfinished);
     },
     nodeCalls: new NodeCaller(nodes),
+    registry,
     async [Symbol.asyncDispose]() {
       await queue[Symbol.asyncDispose]();
       await journal?.[Symbol.asyncDispose]();
+      await registry[Symbol.asyncDispose]();
       await services[Symbol.asyncDispose]();
       await paths[Symbol.asyncDispose]();
       await rm(ownTemp, { recursive: true, force: true });
@@ -139,6 +159,45 @@ export function createIPAdapterServices(
   const faces = new FaceEngine(inference);
   const references = new ReferenceEncoder(adapters, vision, faces);
   return { adapters, faces, references, folders: adapterFolders(paths) };
+}
+
+interface RegistryParts {
+  readonly roots: () => readonly ModelRoot[];
+  readonly store: () => Promise<Store>;
+  readonly logger: Logger;
+}
+
+/** The registry over some roots, kept in a store that somebody else closes. */
+function createRegistry({ roots, store, logger }: RegistryParts): ModelRegistry {
+  const openIndex: ConstructorParameters<typeof ModelRegistry>[0]['openIndex'] = async () =>
+    (index ??= (await store()).modelIndex(INDEX_VERSION));
+  let index: Awaited<ReturnType<typeof openIndex>> | undefined;
+  return new ModelRegistry({ roots, openIndex, threadEntry: REGISTRY_SCAN_ENTRY, logger });
+}
+
+export interface OwnedRegistry extends AsyncDisposable {
+  readonly registry: ModelRegistry;
+}
+
+/** A registry with a store of its own, for commands and programs; nothing is scanned yet. */
+export function openRegistry(options: {
+  readonly roots: () => readonly ModelRoot[];
+  readonly dataDirectory: string;
+  readonly logger: Logger;
+}): OwnedRegistry {
+  const { roots, dataDirectory, logger } = options;
+  let opened: Promise<Store> | undefined;
+  // Features are the engine's: this store adds none, so its bound does not matter.
+  const store = (): Promise<Store> =>
+    (opened ??= openStore({ directory: dataDirectory, maxFeatureBytes: Infinity, logger }));
+  const registry = createRegistry({ roots, store, logger });
+  return {
+    registry,
+    async [Symbol.asyncDispose]() {
+      await registry[Symbol.asyncDispose]();
+      await (await opened)?.[Symbol.asyncDispose]();
+    },
+  };
 }
 
 /** Where Vision Bridge keeps what is its own. */

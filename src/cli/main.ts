@@ -8,9 +8,14 @@
 import { Command, CommanderError } from 'commander';
 import { BridgeError, messageOf } from '../common/errors.js';
 import { demoCommand } from './commands/demo.js';
+import { doctorCommand } from './commands/doctor.js';
+import { duplicatesCommand } from './commands/duplicates.js';
 import { encodeCommand } from './commands/encode.js';
 import { ipadapterCommand } from './commands/ipadapter.js';
 import { nodesCommand } from './commands/nodes.js';
+import { modelsCommand } from './commands/models.js';
+import { usageCommand } from './commands/usage.js';
+import { hashCommand, infoCommand } from './commands/info.js';
 import { pathsCommand } from './commands/paths.js';
 import { resolveCommand } from './commands/resolve.js';
 import { serveCommand } from './commands/serve.js';
@@ -33,6 +38,12 @@ function createProgram(): Command {
     pathsCommand(),
     resolveCommand(),
     statsCommand(),
+    modelsCommand(),
+    infoCommand(),
+    doctorCommand(),
+    duplicatesCommand(),
+    hashCommand(),
+    usageCommand(),
   ]) {
     // Commands that are added ready-made do not inherit this.
     program.addCommand(command.exitOverride());

@@ -50,3 +50,15 @@ export function formatBytes(bytes: number): string {
   }
   return `${unit === 0 ? value : value.toPrecision(3)} ${units[unit] ?? ''}`;
 }
+
+/** 11,901,408,320 as `11.9 B`, as people speak of parameters. */
+export function formatCount(count: number): string {
+  const units = ['', ' k', ' M', ' B', ' T'];
+  let value = count;
+  let unit = 0;
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  return `${unit === 0 ? value : value.toPrecision(3)}${units[unit] ?? ''}`;
+}

@@ -6,12 +6,14 @@ import { stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { BridgeError } from '../common/errors.js';
 import { FolderPaths, type FolderPathsOptions, type PathProblem } from '../paths/index.js';
+import type { ModelRoot } from '../registry/index.js';
 import {
   detectComfyUIInstallation,
   isComfyUIInstallation,
   searchedPlaces,
   type DetectionOptions,
 } from './detection.js';
+import { modelRoots } from './model-roots.js';
 
 export interface ModelFile {
   /** As a workflow names it; `/` between folders. */
@@ -63,6 +65,7 @@ export class ModelPathConfig {
 }
 
 interface FolderSource {
+  modelRoots(): readonly ModelRoot[];
   names(): readonly string[];
   getPaths(type: string): readonly string[];
   list(type: string): Promise<readonly string[]>;
@@ -109,6 +112,7 @@ export class ComfyUIPathResolver {
       getPaths: (type) => paths.folders(type).map(({ path }) => path),
       list: (type) => paths.list(type),
       find: (type, name) => paths.find(type, name),
+      modelRoots: () => modelRoots(paths),
     };
     return new ComfyUIPathResolver(source, paths);
   }
@@ -134,6 +138,11 @@ export class ComfyUIPathResolver {
   /** Folders of a type in search order. @throws {BridgeError} `FOLDER_UNKNOWN` */
   getPaths(type: string): readonly string[] {
     return this.#source.getPaths(type);
+  }
+
+  /** Every folder that holds models, also those that ComfyUI does not list: what a registry walks. */
+  modelRoots(): readonly ModelRoot[] {
+    return this.#source.modelRoots();
   }
 
   /** The path that ComfyUI would open, or undefined. */

@@ -15,6 +15,10 @@ import { createIPAdapterLoader } from './ipadapter-loader.js';
 import { createLoadEmbeds } from './load-embeds.js';
 import { createLoadImageMask } from './load-image-mask.js';
 import { createLoadImageOutput } from './load-image-output.js';
+import { createFindModels } from './find-models.js';
+import { createMissingModels } from './missing-models.js';
+import { createModelInfo } from './model-info.js';
+import { createModelStats } from './model-stats.js';
 import { createMaskToImage } from './mask-to-image.js';
 import { createGate } from './gate.js';
 import { createLoadFeatures } from './load-features.js';
@@ -70,6 +74,10 @@ export function createNodes(services: NodeServices): NodeTable {
     createSaveEmbeds(services),
     createLoadEmbeds(services),
     createFaceSimilarity(services),
+    createModelStats(services),
+    createModelInfo(services),
+    createFindModels(services),
+    createMissingModels(services),
   ];
   return new Map(nodes.map((node) => [node.classType, node]));
 }

@@ -3,6 +3,7 @@ import type { AdapterEngine, ReferenceEncoder } from '../adapter/index.js';
 import type { FaceEngine } from '../faces/index.js';
 import type { AdapterFolders } from '../library/index.js';
 import type { FileArea, FolderPaths } from '../paths/index.js';
+import type { ModelRegistry } from '../registry/index.js';
 import type { VisionEngine } from '../vision/index.js';
 
 export interface IPAdapterServices {
@@ -18,6 +19,7 @@ export interface NodeServices {
   readonly directories: Readonly<Record<FileArea, string>>;
   readonly vision: VisionEngine;
   readonly ipadapter: IPAdapterServices;
+  readonly registry: ModelRegistry;
   /** Leave the prompt out of saved images. */
   readonly disableMetadata: boolean;
 }

@@ -10,11 +10,13 @@ import { BridgeError, messageOf } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
 import type { IndexedModel, ModelIndexStore } from '../store/index.js';
 import { hashModel, type ModelHashes } from './hashes.js';
+import { queryModels, type ModelQuery, type QueryResult } from './query.js';
 import type { ModelReading } from './read-model.js';
 import { rowKey, type ModelRow } from './row.js';
 import type { ReadModel } from './scan/thread.js';
 import { ScanThreads } from './scan/threads.js';
 import { NUMBERS_PER_FILE, type WalkedFiles } from './scan/walk.js';
+import { computeStats, type Grouping, type ModelStats } from './stats.js';
 
 /** A folder to walk, and what its files are called. */
 export interface ModelRoot {
@@ -107,6 +109,8 @@ export class ModelRegistry implements AsyncDisposable {
   #threads: ScanThreads | undefined;
   #entries: readonly ModelEntry[] | undefined;
   #revision = 0;
+  readonly #stats = new Map<Grouping, ModelStats>();
+  #statsRevision = -1;
   #isDisposed = false;
 
   constructor(options: ModelRegistryOptions) {
@@ -136,6 +140,45 @@ export class ModelRegistry implements AsyncDisposable {
   entries(): readonly ModelEntry[] {
     this.#entries ??= withShadows([...this.#roots.values()].flatMap(({ entries }) => entries));
     return this.#entries;
+  }
+
+  /** Files that fit, in the order and number that the query asks for. */
+  query(query: ModelQuery): QueryResult {
+    return queryModels(this.entries(), query);
+  }
+
+  /** Files below one of ComfyUI's folder names. */
+  getAll(folder: string): readonly ModelEntry[] {
+    return this.query({ folder, sort: 'name' }).models;
+  }
+
+  /** Files that are LoRAs by content, wherever they lie. */
+  getAllLoras(): readonly ModelEntry[] {
+    return this.query({ kind: 'lora', sort: 'name' }).models;
+  }
+
+  getAllCheckpoints(): readonly ModelEntry[] {
+    return this.query({ kind: 'checkpoint', sort: 'name' }).models;
+  }
+
+  /** Sums over all files, grouped; computed once per change of the index. */
+  stats(by: Grouping = 'folder'): ModelStats {
+    if (this.#statsRevision !== this.#revision) {
+      this.#stats.clear();
+      this.#statsRevision = this.#revision;
+    }
+    const stats = this.#stats.get(by) ?? computeStats(this.entries(), by);
+    this.#stats.set(by, stats);
+    return stats;
+  }
+
+  /** Begins the first scan, if none has begun; nobody waits for it, and a failure is logged. */
+  start(): void {
+    if (this.#progress.state !== 'idle') return;
+    this.scan().catch((error: unknown) => {
+      if (!this.#isDisposed)
+        this.#options.logger.error({ reason: messageOf(error) }, 'the scan of model folders failed');
+    });
   }
 
   /** Walks all roots and reads what is new. A scan under way is shared; callers that come later get the next one. */

@@ -1,34 +1,48 @@
-/** `vision-bridge stats`: files and bytes per folder type. */
-import { Command } from 'commander';
-import { openFolders } from '../../bridge.js';
-import { ComfyUIPathResolver } from '../../library/index.js';
-import { createLogger } from '../logger.js';
-import { addFlags, configOf } from '../options.js';
-import { formatBytes, printJson, printTable } from '../output.js';
+/** `vision-bridge stats`: files, bytes and parameters, grouped. */
+import { Command, Option } from 'commander';
+import { statsJson } from '../../library/index.js';
+import { STAT_GROUPINGS } from '../../protocol/registry.js';
+import { STATS, type Grouping, type StatName } from '../../registry/index.js';
+import { addFlags } from '../options.js';
+import { formatBytes, formatCount, printJson } from '../output.js';
+import { OUTPUT_FORMATS, printRows, withRegistry, type OutputFormat } from '../registry-session.js';
+
+interface StatsOptions {
+  readonly by: Grouping;
+  readonly json?: boolean;
+  readonly format: OutputFormat;
+}
 
 export function statsCommand(): Command {
   const command = new Command('stats')
-    .description('count the model files and their bytes, per folder type')
+    .description('count the model files, their bytes and parameters')
+    .addOption(new Option('--by <what>', 'group by').choices(STAT_GROUPINGS).default('folder'))
+    .addOption(new Option('--format <form>', 'how to print').choices(OUTPUT_FORMATS).default('table'))
     .option('--json', 'one JSON document');
   addFlags(command, ['folders']);
-  return command.action(async (options: { json?: boolean }) => {
-    const { paths } = await openFolders(configOf(command), createLogger('error'));
-    const folders = await ComfyUIPathResolver.fromFolderPaths(paths).getStats();
-    const total = {
-      files: sum(folders.map(({ files }) => files)),
-      sizeBytes: sum(folders.map(({ sizeBytes }) => sizeBytes)),
-    };
-    if (options.json === true) {
-      printJson({ folders, total });
-      return;
-    }
-    const rows = folders
-      .filter(({ files }) => files > 0)
-      .map(({ folder, files, sizeBytes }) => [folder, files, formatBytes(sizeBytes)]);
-    printTable(['folder', 'files', 'size'], [...rows, ['total', total.files, formatBytes(total.sizeBytes)]]);
+  return command.action(async ({ by, json, format }: StatsOptions) => {
+    await withRegistry(command, ({ registry }) => {
+      const stats = registry.stats(by);
+      if (json === true || format === 'json') {
+        printJson(statsJson(stats));
+        return Promise.resolve();
+      }
+      const names = (Object.keys(STATS) as StatName[]).filter(
+        (name) => name === 'files' || name === 'sizeBytes' || stats.total[name] > 0,
+      );
+      const rows = [...stats.groups, { group: 'total', ...stats.total }].map((group) =>
+        Object.fromEntries([
+          [by as string, group.group],
+          ...names.map((name) => [STATS[name].label, group[name]] as const),
+        ]),
+      );
+      const units = new Map<string, string>(names.map((name) => [STATS[name].label, STATS[name].unit]));
+      printRows(format, [by, ...units.keys()], rows, (column, value) => {
+        if (typeof value !== 'number') return String(value);
+        const unit = units.get(column);
+        return unit === 'bytes' ? formatBytes(value) : unit === 'parameters' ? formatCount(value) : value;
+      });
+      return Promise.resolve();
+    });
   });
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((total, value) => total + value, 0);
 }

@@ -10,6 +10,7 @@ import { registerJobRoutes } from './jobs.js';
 import { registerModelRoutes } from './models.js';
 import { registerNodeRoutes } from './nodes.js';
 import { registerPromptRoutes } from './prompt.js';
+import { registerRegistryRoutes } from './registry.js';
 import { registerSystemRoutes } from './system.js';
 import { registerUploadRoutes } from './upload.js';
 import { registerUserRoutes } from './users.js';
@@ -35,4 +36,5 @@ export function registerRoutes(app: FastifyInstance, context: ServerContext): vo
   registerEncodeRoute(app, context.bridge);
   registerNodeRoutes(app, context.bridge);
   registerIPAdapterRoutes(app, context.bridge);
+  registerRegistryRoutes(app, context.bridge);
 }
