@@ -2,6 +2,7 @@
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readSafetensorsHeader, readTensor } from '../formats/index.js';
+import { InvalidRequestError, ModelFormatError } from '../common/errors.js';
 import type { NodeDefinition } from '../graph/index.js';
 import { OUTPUT_FIELDS, type OutputName } from '../vision/index.js';
 import { inputFilePath } from './input-files.js';

@@ -119,7 +119,8 @@ function pathOf(request: FastifyRequest): string {
 /** What a request says of its contents; the heads of a form's parts are not counted. */
 function claimedBytes(request: FastifyRequest): number {
   const bytes = Number(request.headers['content-length'] ?? 0);
-  return request.isMultipart() ? bytes - FORM_HEADS_BYTES : bytes;
+  const isForm = request.headers['content-type']?.startsWith('multipart/') === true;
+  return isForm ? bytes - FORM_HEADS_BYTES : bytes;
 }
 
 /** A page that was opened with `?token=` loads its files with a cookie: it cannot add the token to each of them. */

@@ -14,7 +14,7 @@ const MODEL = 'CLIP-ViT-H-demo.safetensors';
 
 let started: TestBridge;
 beforeAll(async () => {
-  started = await startTestBridge();
+  started = await startTestBridge({ featureStore: false });
 });
 afterAll(() => started[Symbol.asyncDispose]());
 
