@@ -30,7 +30,7 @@ export function statsCommand(): Command {
       const names = (Object.keys(STATS) as StatName[]).filter(
         (name) => name === 'files' || name === 'sizeBytes' || stats.total[name] > 0,
       );
-      const rows = [...stats.groups, { group: 'total', ...stats.total }].map((group) =>
+      const rows: Record<string, string | number>[] = [...stats.groups, { group: 'total', ...stats.total }].map((group) =>
         Object.fromEntries([
           [by as string, group.group],
           ...names.map((name) => [STATS[name].label, group[name]] as const),
@@ -39,7 +39,7 @@ export function statsCommand(): Command {
       const units = new Map<string, string>(names.map((name) => [STATS[name].label, STATS[name].unit]));
       printRows(format, [by, ...units.keys()], rows, (column, value) => {
         if (typeof value !== 'number') return String(value);
-        const unit = units.get(column);
+        const unit: string | undefined = units.get(column);
         return unit === 'bytes' ? formatBytes(value) : unit === 'parameters' ? formatCount(value) : value;
       });
       return Promise.resolve();
