@@ -97,9 +97,8 @@ export class HeaderScanner<T> {
     if (split !== undefined) {
       const layout = this.#layoutOf(json.subarray(split.tableStart), fileBytes - dataStart);
       if (layout !== undefined) {
-        const metadata =
-          split.metadata === undefined ? new Map<string, string>() : parseMetadata(split.metadata, label);
-        return { digest: layout.digest, metadata, hasDuplicateNames: false };
+        const metadata = split.metadata === undefined ? new Map<string, string>() : parseMetadata(split.metadata);
+        if (metadata !== undefined) return { digest: layout.digest, metadata, hasDuplicateNames: false };
       }
     }
     const { tensors, metadata } = parseHeader(json, dataStart, fileBytes, label);
@@ -150,7 +149,7 @@ export class HeaderScanner<T> {
 function splitMetadata(json: Buffer): { metadata: Buffer | undefined; tableStart: number } | undefined {
   if (json[0] !== OPEN_OBJECT) return undefined;
   let at = skipBlanks(json, 1);
-  if (METADATA_KEY.compare(json, at, at + METADATA_KEY.length) !== 0) return { metadata: undefined, tableStart: at };
+  if (!METADATA_KEY.equals(json.subarray(at, at + METADATA_KEY.length))) return { metadata: undefined, tableStart: at };
   at = skipBlanks(json, at + METADATA_KEY.length);
   if (json[at] !== COLON) return undefined;
   const start = skipBlanks(json, at + 1);
