@@ -67,7 +67,7 @@ const restrictedImports = (room) => [
 ];
 
 export default defineConfig(
-  { ignores: ['dist', 'coverage'] },
+  { ignores: ['dist', 'coverage', '.test-results'] },
   js.configs.recommended,
   tseslint.configs.strictTypeChecked,
   {

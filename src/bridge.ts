@@ -3,23 +3,27 @@
  */
 import { mkdir, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import { AdapterEngine, ReferenceEncoder } from './adapter/index.js';
 import { cacheDirectory } from './common/environment.js';
 import { BridgeError, messageOf } from './common/errors.js';
+import { LogBook } from './common/log-book.js';
 import type { Logger } from './common/logger.js';
 import type { BridgeConfig } from './config.js';
-import { PromptQueue, type NodeTable } from './graph/index.js';
+import { FaceEngine } from './faces/index.js';
+import { NodeCaller, PromptQueue, type NodeTable } from './graph/index.js';
 import {
+  adapterFolders,
   detectComfyUIInstallation,
   isComfyUIInstallation,
   modelRoots,
   notFound,
   type ComfyUIInstallation,
 } from './library/index.js';
-import { createNodes } from './nodes/index.js';
+import { createNodes, type IPAdapterServices } from './nodes/index.js';
 import { FolderPaths, type FileArea, type PathsChange } from './paths/index.js';
 import { INDEX_VERSION, ModelRegistry, type ModelRoot } from './registry/index.js';
 import type { InferenceProcess } from './runtime/index.js';
-import { openStore, type Store } from './store/index.js';
+import { openStore, PromptJournal, type Store } from './store/index.js';
 import { askRunningComfyUI, type RunningComfyUI } from './upstream/index.js';
 import { createVisionServices, type VisionServicesOptions } from './vision-services.js';
 import type { VisionEngine } from './vision/index.js';
@@ -28,14 +32,21 @@ import { REGISTRY_SCAN_ENTRY } from './workers/index.js';
 export interface Bridge extends AsyncDisposable {
   readonly config: BridgeConfig;
   readonly logger: Logger;
+  /** The last lines of the log. */
+  readonly logs: LogBook;
   /** The installation whose folders are read; undefined with --base-directory alone. */
   readonly installation: ComfyUIInstallation | undefined;
   readonly paths: FolderPaths;
-  readonly directories: Readonly<Record<FileArea | 'data', string>>;
+  readonly directories: Readonly<Record<FileArea | 'data' | 'user', string>>;
   readonly inference: InferenceProcess;
   readonly vision: VisionEngine;
+  readonly ipadapter: IPAdapterServices;
   readonly nodes: NodeTable;
   readonly queue: PromptQueue;
+  /** Takes up what --persist-queue kept of the last run. Once, when no other server can be at it: the port is ours. */
+  resume(): void;
+  /** Single nodes, for hosts that have a graph of their own. */
+  readonly nodeCalls: NodeCaller;
   /** All model files; its first scan begins when it is first asked for. */
   readonly registry: ModelRegistry;
 }
@@ -49,7 +60,9 @@ const GIGABYTE = 1e9;
  *
  * @throws {BridgeError} `COMFYUI_NOT_FOUND`; `PATHS_CONFIG_INVALID` with every error of every configuration file.
  */
-export async function createBridge(config: BridgeConfig, logger: Logger): Promise<Bridge> {
+export async function createBridge(config: BridgeConfig, outerLogger: Logger): Promise<Bridge> {
+  const logs = new LogBook();
+  const logger = logs.record(outerLogger);
   const { installation, paths } = await openFolders(config, logger);
   for (const { severity, ...problem } of paths.problems) logger.warn(problem, `model paths: ${severity}`);
   const errors = paths.problems.filter(({ severity }) => severity === 'error');
@@ -71,6 +84,7 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
     input: paths.inputDirectory,
     output: paths.outputDirectory,
     temp: config.tempDirectory === undefined ? ownTemp : resolve(config.tempDirectory),
+    user: config.userDirectory === undefined ? join(data, 'user') : resolve(config.userDirectory),
     data,
   };
   await rm(ownTemp, { recursive: true, force: true });
@@ -78,6 +92,7 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
 
   const services = createVisionServices({ ...visionOptionsOf(config), dataDirectory: data, logger });
   const { engine: vision, inference } = services;
+  const ipadapter = createIPAdapterServices(inference, vision, paths);
   const registry = createRegistry({ roots: () => modelRoots(paths), store: services.store, logger });
   await paths.watch((change) => {
     reportChange(change, logger);
@@ -87,27 +102,63 @@ export async function createBridge(config: BridgeConfig, logger: Logger): Promis
       });
     }
   });
-  const nodes = createNodes({ paths, directories, vision, registry, disableMetadata: config.disableMetadata });
-  const queue = new PromptQueue({ table: nodes, logger });
+  const nodes = createNodes({
+    paths,
+    directories,
+    vision,
+    ipadapter,
+    registry,
+    disableMetadata: config.disableMetadata,
+  });
+  const journal = config.persistQueue ? await PromptJournal.open(data, String(config.port), logger) : undefined;
+  const queue = new PromptQueue({
+    table: nodes,
+    logger,
+    dialect: config.dialect,
+    maxPending: config.maxQueue,
+    maxHistory: config.maxHistory,
+    ...(journal === undefined ? {} : { journal }),
+  });
   return {
     config,
     logger,
+    logs,
     installation,
     paths,
     directories,
     inference,
     vision,
+    ipadapter,
     nodes,
     queue,
+    resume() {
+      const unfinished = journal?.takeUnfinished() ?? [];
+      if (unfinished.length > 0) logger.info({ prompts: unfinished.length }, 'accepted prompts of the last run go on');
+      queue.restore(unfinished);
+    },
+    nodeCalls: new NodeCaller(nodes),
     registry,
     async [Symbol.asyncDispose]() {
       await queue[Symbol.asyncDispose]();
+      await journal?.[Symbol.asyncDispose]();
       await registry[Symbol.asyncDispose]();
       await services[Symbol.asyncDispose]();
       await paths[Symbol.asyncDispose]();
       await rm(ownTemp, { recursive: true, force: true });
     },
   };
+}
+
+/** IP-Adapters over the user's folders; the command line and the library build them the same way. */
+export function createIPAdapterServices(
+  inference: InferenceProcess,
+  vision: VisionEngine,
+  paths: FolderPaths,
+): IPAdapterServices {
+  const adapters = new AdapterEngine(inference);
+  const faces = new FaceEngine(inference);
+  const references = new ReferenceEncoder(adapters, vision, faces);
+  return { adapters, faces, references, folders: adapterFolders(paths) };
 }
 
 interface RegistryParts {

@@ -12,6 +12,9 @@ const DEFAULT_PORT = 8189; // ComfyUI itself is on 8188
 const DEFAULT_MAX_UPLOAD_MB = 100; // ComfyUI's --max-upload-size
 const DEFAULT_IDLE_RELEASE_S = 300;
 const DEFAULT_FEATURE_STORE_GB = 2;
+const DEFAULT_STOP_TIMEOUT_S = 10;
+const DEFAULT_MAX_QUEUE = 10_000;
+const DEFAULT_MAX_HISTORY = 10_000; // ComfyUI's own limit
 
 type FlagGroup = 'folders' | 'server' | 'engine';
 
@@ -61,6 +64,12 @@ export const FLAGS: readonly Flag[] = [
   },
   {
     group: 'folders',
+    usage: '--user-directory <folder>',
+    description: 'Folder of settings, workflows and other files of users',
+    defaultText: '`<data>/user`',
+  },
+  {
+    group: 'folders',
     usage: '--data-directory <folder>',
     description: 'What Vision Bridge keeps for itself; may be deleted at any time while it is not running',
     defaultText: "the platform's cache folder + `/vision-bridge`",
@@ -106,6 +115,47 @@ export const FLAGS: readonly Flag[] = [
     description: 'Private key (PEM); with --tls-certfile serves HTTPS',
   },
   { group: 'server', usage: '--tls-certfile <file>', description: 'Certificate (PEM)' },
+  {
+    group: 'server',
+    usage: '--dialect <version>',
+    description: 'Version of ComfyUI whose protocol is spoken: 0.3.64, or latest',
+    defaultText: '0.3.64',
+  },
+  {
+    group: 'server',
+    usage: '--front-end-root <folder>',
+    description: 'A ComfyUI front end to serve',
+    defaultText: 'the one of the ComfyUI that was found',
+  },
+  { group: 'server', usage: '--multi-user', description: 'Separate settings and files for each user' },
+  {
+    group: 'server',
+    usage: '--enable-compress-response-body',
+    description: 'Send JSON and text compressed to clients that take gzip',
+  },
+  {
+    group: 'server',
+    usage: '--max-queue <number>',
+    description: 'Prompts that may wait; more are refused with BUSY',
+    defaultText: String(DEFAULT_MAX_QUEUE),
+  },
+  {
+    group: 'server',
+    usage: '--max-history <number>',
+    description: 'Finished prompts that are remembered; the oldest goes first',
+    defaultText: String(DEFAULT_MAX_HISTORY),
+  },
+  {
+    group: 'server',
+    usage: '--persist-queue',
+    description: 'Keep accepted prompts on disk: after a crash or a stop they run at the next start',
+  },
+  {
+    group: 'server',
+    usage: '--stop-timeout <seconds>',
+    description: 'How long a running prompt may go on when the server is told to stop; then it is interrupted',
+    defaultText: String(DEFAULT_STOP_TIMEOUT_S),
+  },
   { group: 'server', usage: '--disable-metadata', description: 'Do not embed the prompt in saved images' },
   {
     group: 'server',
@@ -151,6 +201,7 @@ const configSchema = z.object({
   inputDirectory: text.optional(),
   outputDirectory: text.optional(),
   tempDirectory: text.optional(),
+  userDirectory: text.optional(),
   dataDirectory: text.optional(),
   listen: z.union([z.literal(true).transform(() => '0.0.0.0,::'), text]).default('127.0.0.1'),
   port: wholeNumber(0, 65_535).default(DEFAULT_PORT),
@@ -160,6 +211,14 @@ const configSchema = z.object({
   maxUploadSize: z.coerce.number().positive().max(1_000_000).default(DEFAULT_MAX_UPLOAD_MB),
   tlsKeyfile: text.optional(),
   tlsCertfile: text.optional(),
+  dialect: z.enum(['0.3.64', 'latest']).default('0.3.64'),
+  frontEndRoot: text.optional(),
+  multiUser: z.boolean().default(false),
+  enableCompressResponseBody: z.boolean().default(false),
+  maxQueue: wholeNumber(1, 1_000_000).default(DEFAULT_MAX_QUEUE),
+  maxHistory: wholeNumber(1, 1_000_000).default(DEFAULT_MAX_HISTORY),
+  persistQueue: z.boolean().default(false),
+  stopTimeout: z.coerce.number().min(0).max(86_400).default(DEFAULT_STOP_TIMEOUT_S),
   disableMetadata: z.boolean().default(false),
   logLevel: z.enum(['error', 'warn', 'info', 'debug']).default('info'),
   device: z.enum(DEVICES).default('cpu'),
@@ -184,6 +243,9 @@ export function parseConfig(values: Readonly<Record<string, unknown>>): BridgeCo
   }
   if ((parsed.data.tlsKeyfile === undefined) !== (parsed.data.tlsCertfile === undefined)) {
     throw new InvalidRequestError('--tls-keyfile and --tls-certfile belong together: give both, or neither.');
+  }
+  if (parsed.data.persistQueue && parsed.data.port === 0) {
+    throw new InvalidRequestError('--persist-queue needs a --port of its own: by it the next start finds the queue.');
   }
   return Object.freeze(parsed.data);
 }

@@ -6,8 +6,10 @@
 import { dataDirectoryOf } from './bridge.js';
 import { silentLogger, type Logger } from './common/logger.js';
 import { ModelNotFoundError } from './common/errors.js';
-import { ComfyUIPathResolver } from './library/index.js';
-import { createVisionServices } from './vision-services.js';
+import { AdapterEngine, IPAdapterServiceCore, ReferenceEncoder, type IPAdapterConfig } from './adapter/index.js';
+import { FaceEngine } from './faces/index.js';
+import { adapterFolders, ComfyUIPathResolver } from './library/index.js';
+import { createVisionServices, type VisionServices } from './vision-services.js';
 import { CLIPVisionEncoderCore, type EncoderOptions } from './vision/index.js';
 
 export {
@@ -33,6 +35,23 @@ export type {
   VisionOutput,
 } from './vision/index.js';
 
+export { ReferenceImage, combineEmbeds, readEmbeds, serializeEmbeds, weighEmbeds } from './adapter/index.js';
+export { attentionPlaces, maskTokens, transformerWeights } from './adapter/index.js';
+export type {
+  AdapterFeatures,
+  CombineMode,
+  IPAdapterConfig,
+  IPAdapterEmbeds,
+  IPAdapterModel,
+  IPAdapterTokens,
+  IPAdapterVariant,
+  Negative,
+  ProjectedEmbeds,
+  WeightType,
+} from './adapter/index.js';
+export { faceSimilarity } from './faces/index.js';
+export type { FaceChoice } from './faces/index.js';
+
 const IDLE_RELEASE_MS = 300_000;
 const MAX_PENDING_CALLS = 256;
 const MAX_FEATURE_BYTES = 2e9;
@@ -53,13 +72,7 @@ export class CLIPVisionEncoder extends CLIPVisionEncoderCore {
    * @throws {ModelFormatError} `VISION_FAMILY_UNKNOWN` and its kin when the file is none.
    */
   static async fromPretrained(path: string, options: PretrainedOptions = {}): Promise<CLIPVisionEncoder> {
-    const services = createVisionServices({
-      dataDirectory: dataDirectoryOf(options),
-      maxFeatureBytes: options.featureStore === false ? 0 : MAX_FEATURE_BYTES,
-      idleReleaseMs: IDLE_RELEASE_MS,
-      maxPendingCalls: MAX_PENDING_CALLS,
-      logger: options.logger ?? silentLogger,
-    });
+    const services = visionServicesOf(options);
     return new CLIPVisionEncoder(await services.engine.open(path), services, options);
   }
 }
@@ -98,4 +111,40 @@ export async function loadClipVision({
       details: { searched, refusals },
     },
   );
+}
+
+export interface IPAdapterServiceOptions extends IPAdapterConfig, Omit<PretrainedOptions, keyof EncoderOptions> {
+  /** Where to look; default: the ComfyUI that is found by itself. */
+  readonly resolver?: ComfyUIPathResolver;
+}
+
+/** IP-Adapters over a user's own files: references in, image prompt tokens out. */
+export class IPAdapterService extends IPAdapterServiceCore implements AsyncDisposable {
+  readonly #services: VisionServices;
+
+  constructor({ resolver = ComfyUIPathResolver.fromAutoDetect(), ...options }: IPAdapterServiceOptions = {}) {
+    const services = visionServicesOf(options);
+    const { engine: vision, inference } = services;
+    const adapters = new AdapterEngine(inference);
+    const faces = new FaceEngine(inference);
+    const { adapters: adapterFiles, encoders: encoderFiles, facePacks } = adapterFolders(resolver.folderPaths);
+    const references = new ReferenceEncoder(adapters, vision, faces);
+    super({ adapters, vision, faces, references, adapterFiles, encoderFiles, facePacks }, options);
+    this.#services = services;
+  }
+
+  /** Ends the inference process. Closing twice is harmless. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#services[Symbol.asyncDispose]();
+  }
+}
+
+function visionServicesOf(options: Omit<PretrainedOptions, keyof EncoderOptions>): VisionServices {
+  return createVisionServices({
+    dataDirectory: dataDirectoryOf(options),
+    maxFeatureBytes: options.featureStore === false ? 0 : MAX_FEATURE_BYTES,
+    idleReleaseMs: IDLE_RELEASE_MS,
+    maxPendingCalls: MAX_PENDING_CALLS,
+    logger: options.logger ?? silentLogger,
+  });
 }

@@ -11,6 +11,8 @@ import { demoCommand } from './commands/demo.js';
 import { doctorCommand } from './commands/doctor.js';
 import { duplicatesCommand } from './commands/duplicates.js';
 import { encodeCommand } from './commands/encode.js';
+import { ipadapterCommand } from './commands/ipadapter.js';
+import { nodesCommand } from './commands/nodes.js';
 import { modelsCommand } from './commands/models.js';
 import { usageCommand } from './commands/usage.js';
 import { hashCommand, infoCommand } from './commands/info.js';
@@ -19,7 +21,7 @@ import { resolveCommand } from './commands/resolve.js';
 import { serveCommand } from './commands/serve.js';
 import { statsCommand } from './commands/stats.js';
 import { printJson } from './output.js';
-import { readPackageVersion } from './version.js';
+import { readPackageVersion } from '../common/package-version.js';
 
 function createProgram(): Command {
   const program = new Command('vision-bridge')
@@ -31,6 +33,8 @@ function createProgram(): Command {
     serveCommand(),
     demoCommand(),
     encodeCommand(),
+    ipadapterCommand(),
+    nodesCommand(),
     pathsCommand(),
     resolveCommand(),
     statsCommand(),

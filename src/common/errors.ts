@@ -36,6 +36,12 @@ export const ERROR_CODES = {
   OUTPUT_UNAVAILABLE: 'The model cannot give this output, because of its family or because weights are absent.',
   QUANTIZATION_REFUSED:
     'int8 would differ too much from exact arithmetic for this model; the figures are in the message.',
+  // adapter
+  ADAPTER_UNKNOWN: 'The file is no IP-Adapter that Vision Bridge knows.',
+  PAIR_MISMATCH: 'An IP-Adapter and the encoder, features or embeds given with it do not belong together.',
+  EMBEDS_INVALID: 'The file holds no IP-Adapter embeds.',
+  // faces
+  FACE_NOT_FOUND: 'No face was found in a picture that needs one, or fewer than were asked for.',
   // upstream
   UPSTREAM_UNAVAILABLE: 'The running ComfyUI does not answer, or its folders are not on this machine.',
   // runtime

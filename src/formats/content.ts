@@ -48,8 +48,9 @@ const FOREIGN: readonly (readonly [(text: string, bytes: Uint8Array) => boolean,
 export function containerOf(first: Uint8Array, label: string): Container {
   const bytes = Buffer.from(first.buffer, first.byteOffset, first.byteLength);
   const text = bytes.toString('latin1');
+  const hasHeaderLength = bytes.length >= 8 && bytes.readBigUInt64LE() <= MAX_HEADER_BYTES;
   // Before the others: the length of a header may have the bytes of any mark.
-  if (bytes.length > 8 && bytes.readBigUInt64LE() <= MAX_HEADER_BYTES && bytes[8] === 0x7b) return 'safetensors';
+  if (hasHeaderLength && text[8] === '{') return 'safetensors';
   const foreign = FOREIGN.find(([test]) => test(text, bytes));
   if (foreign !== undefined) {
     throw new ModelFormatError('MODEL_FORMAT_UNSUPPORTED', `${label} is not a model that is read: ${foreign[1]}.`, {
@@ -57,6 +58,8 @@ export function containerOf(first: Uint8Array, label: string): Container {
     });
   }
   if (text.startsWith('PK\u0003\u0004')) return 'torch';
+  // Pickles do not go on with zeros.
+  if (hasHeaderLength) return 'safetensors';
   if (bytes[0] === 0x80 && (bytes[1] ?? 0) >= 1 && (bytes[1] ?? 0) <= 5) return 'torch';
   if (TEXT_PICKLE.test(text)) return 'torch';
   return /^\s*\{/.test(text) ? 'index' : 'safetensors';

@@ -11,4 +11,5 @@ export { HeaderScanner } from './safetensors/scan.js';
 export { TensorTable, type DtypeShare } from './tensor-table.js';
 export { SafetensorsWriter, type TensorPlan } from './safetensors/writer.js';
 export { readStampKey } from './shards.js';
-export { inspectPickle, readTorchHeader, type PickleInspection } from './torch/file.js';
+export { inspectPickle, type PickleInspection } from './torch/file.js';
+export { readSafetensorsMetadata } from './safetensors/metadata.js';

@@ -11,6 +11,8 @@ import { readTorchHeader } from './torch/file.js';
 
 export interface OpenOptions {
   readonly signal?: AbortSignal;
+  /** Name for the tensor of a PyTorch file that holds one and no table; such files are refused without. */
+  readonly soleTensor?: string;
 }
 
 /**

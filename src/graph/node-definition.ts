@@ -7,6 +7,9 @@
  */
 import type { Jsonable, JsonableObject, JsonObject } from '../protocol/json.js';
 
+/** Models of a folder, or safetensors files of the input and output folders. */
+type ChoiceSource = { readonly kind: 'models'; readonly folder: string } | { readonly kind: 'feature-files' };
+
 export interface InputDefinition {
   readonly name: string;
   /** Type string; `COMBO` for a list of choices; a comma-separated union; `*` for any. */
@@ -14,6 +17,8 @@ export interface InputDefinition {
   readonly optional?: boolean;
   /** Choices of a COMBO, asked afresh for each object_info and each validation. */
   readonly choices?: () => readonly string[] | Promise<readonly string[]>;
+  /** Where the choices are files: what a host that lists them itself shall list. */
+  readonly choicesFrom?: ChoiceSource;
   /** Option object as object_info shows it (`default`, `min`, `max`, `tooltip`, `lazy`, `forceInput` …). */
   readonly options?: JsonableObject;
 }

@@ -2,15 +2,12 @@
 import type { Jsonable } from '../protocol/json.js';
 import type { RunningPrompt } from './running-prompt.js';
 
-interface NodeProgress {
-  value: number;
-  max: number;
-  state: 'running' | 'finished';
-}
+type NodeProgress = Readonly<Record<string, Jsonable>> & { readonly max: number };
 
 export class ProgressState {
   readonly #prompt: RunningPrompt;
   readonly #promptId: string;
+  /** Never changed, only replaced: events share them, for a prompt of thousands of nodes sends thousands of events. */
   readonly #nodes = new Map<string, NodeProgress>();
 
   constructor(prompt: RunningPrompt, promptId: string) {
@@ -19,34 +16,34 @@ export class ProgressState {
   }
 
   start(id: string): void {
-    this.#nodes.set(id, { value: 0, max: 1, state: 'running' });
+    this.#set(id, 0, 1, 'running');
   }
 
   update(id: string, value: number, max: number): void {
-    this.#nodes.set(id, { value, max, state: 'running' });
+    this.#set(id, value, max, 'running');
   }
 
   finish(id: string): void {
     const max = this.#nodes.get(id)?.max ?? 1;
-    this.#nodes.set(id, { value: max, max, state: 'finished' });
+    this.#set(id, max, max, 'finished');
   }
 
   /** Data of the event. */
   event(): Readonly<Record<string, Jsonable>> {
-    const nodes = new Map<string, Jsonable>();
-    for (const [id, { value, max, state }] of this.#nodes) {
-      const { displayId, parentId, realId } = this.#prompt.get(id);
-      nodes.set(id, {
-        value,
-        max,
-        state,
-        node_id: id,
-        prompt_id: this.#promptId,
-        display_node_id: displayId,
-        parent_node_id: parentId,
-        real_node_id: realId,
-      });
-    }
-    return { prompt_id: this.#promptId, nodes };
+    return { prompt_id: this.#promptId, nodes: new Map(this.#nodes) };
+  }
+
+  #set(id: string, value: number, max: number, state: 'running' | 'finished'): void {
+    const { displayId, parentId, realId } = this.#prompt.get(id);
+    this.#nodes.set(id, {
+      value,
+      max,
+      state,
+      node_id: id,
+      prompt_id: this.#promptId,
+      display_node_id: displayId,
+      parent_node_id: parentId,
+      real_node_id: realId,
+    });
   }
 }

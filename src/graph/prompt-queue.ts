@@ -9,12 +9,18 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { InvalidRequestError, BridgeError, messageOf } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
 import { isJsonObject, type JsonObject, type JsonValue } from '../protocol/json.js';
-import type { HistoryEntry, NodeErrors, QueueItem, ValidationError } from '../protocol/prompt.js';
+import {
+  isCanonicalUuid,
+  type HistoryEntry,
+  type NodeErrors,
+  type QueueItem,
+  type ValidationError,
+} from '../protocol/prompt.js';
 import type { GraphEvent, GraphListener } from './events.js';
 import { Executor } from './executor.js';
 import { Heap } from './heap.js';
 import { pythonStr } from './python-text.js';
-import { validatePrompt, wholePromptError, type NodeTable } from './validation.js';
+import { validatePrompt, wholePromptError, type GraphDialect, type NodeTable } from './validation.js';
 
 export type Submission =
   | {
@@ -29,10 +35,21 @@ interface PromptQueueOptions {
   readonly table: NodeTable;
   readonly logger: Logger;
   readonly now?: () => number;
+  readonly dialect?: GraphDialect;
+  /** Keeps accepted prompts across a crash; none by default. */
+  readonly journal?: QueueJournal;
   /** Prompts that may wait. */
   readonly maxPending?: number;
   /** Entries of the history; the oldest goes first. */
   readonly maxHistory?: number;
+}
+
+/** Where accepted prompts are kept until they are done with. */
+interface QueueJournal {
+  /** Settles when the prompt survives a crash; before that it is not accepted. */
+  accepted(item: QueueItem): Promise<void>;
+  /** The prompt ran, or was deleted. */
+  finished(item: QueueItem): void;
 }
 
 interface HistoryQuery {
@@ -123,18 +140,29 @@ export class PromptQueue implements AsyncDisposable {
     }
     const targets = fields.get('partial_execution_targets');
     const selected = Array.isArray(targets) ? targets.filter((id: JsonValue) => typeof id === 'string') : undefined;
-    const result = await validatePrompt(this.#options.table, nodes, selected);
-    if ('error' in result) return { accepted: false, ...result };
+    const dialect = this.#options.dialect ?? '0.3.64';
     const id = fields.get('prompt_id');
+    if (dialect === 'latest' && id !== undefined && id !== null && !(typeof id === 'string' && isCanonicalUuid(id))) {
+      const error = wholePromptError('invalid_prompt_id', 'prompt_id must be a valid UUID', '');
+      return { accepted: false, error, nodeErrors: new Map() };
+    }
+    const result = await validatePrompt(this.#options.table, nodes, selected, dialect);
+    if ('error' in result) return { accepted: false, ...result };
     const promptId = id === undefined || id === null ? randomUUID() : pythonStr(id);
-    this.#enqueue({ number, promptId, prompt: result.prompt, outputs: result.outputs, ...readExtraData(fields) });
+    const createdMs = this.#now();
+    const { extraData, clientId } = readExtraData(fields);
+    if (dialect === 'latest') extraData.set('create_time', createdMs);
+    const { prompt: converted, outputs } = result;
+    await this.#enqueue({ number, promptId, prompt: converted, outputs, extraData, clientId, createdMs });
     return { accepted: true, promptId, number, nodeErrors: result.nodeErrors };
   }
 
   /** Removes waiting prompts; ids that are unknown, or running, are ignored. */
   delete(promptIds: readonly string[]): void {
     for (const id of promptIds) {
-      if (this.#pending.remove(({ promptId }) => promptId === id) === undefined) continue;
+      const removed = this.#pending.remove(({ promptId }) => promptId === id);
+      if (removed === undefined) continue;
+      this.#forget([removed]);
       this.#emitStatus();
       // ComfyUI says it twice when the last waiting prompt goes.
       if (this.#pending.size === 0) this.#emitStatus();
@@ -142,8 +170,35 @@ export class PromptQueue implements AsyncDisposable {
   }
 
   clear(): void {
+    this.#forget([...this.#pending.items]);
     this.#pending.clear();
     this.#emitStatus();
+  }
+
+  /** Deletes or interrupts jobs by id; true when one of them was waiting or running. */
+  cancel(promptIds: readonly string[]): boolean {
+    const before = this.#pending.size;
+    this.delete(promptIds);
+    const isInterrupted = promptIds.map((id) => this.interrupt(id)).includes(true);
+    return isInterrupted || this.#pending.size < before;
+  }
+
+  /** Puts back what was accepted before a crash or a stop; before anything else is submitted. */
+  restore(items: readonly QueueItem[]): void {
+    for (const item of items) {
+      this.#counter = Math.max(this.#counter, Math.floor(Math.abs(item.number)) + 1);
+      this.#add(item);
+    }
+  }
+
+  /** Takes no more prompts, and waits until the running one has ended, no longer than the signal allows. */
+  async drain(signal: AbortSignal): Promise<void> {
+    this.#isClosed = true;
+    const stop = (): void => void this.interrupt();
+    signal.addEventListener('abort', stop, { once: true });
+    if (signal.aborted) stop();
+    await this.#worker;
+    signal.removeEventListener('abort', stop);
   }
 
   /** Stops the running prompt, if it is the one named; true when something was stopped. */
@@ -207,22 +262,37 @@ export class PromptQueue implements AsyncDisposable {
     return isFront === undefined || isFront === null || isFront === false || isFront === 0 || next === 0 ? next : -next;
   }
 
-  #enqueue(item: QueueItem): void {
+  #now(): number {
+    return (this.#options.now ?? Date.now)();
+  }
+
+  #forget(items: readonly QueueItem[]): void {
+    for (const item of items) this.#options.journal?.finished(item);
+  }
+
+  async #enqueue(item: QueueItem): Promise<void> {
     const limit = this.#options.maxPending ?? MAX_PENDING;
+    if (this.#isClosed) throw new BridgeError('BUSY', 'The server is stopping; send this prompt again later.');
     if (this.#pending.size >= limit) {
       throw new BridgeError('BUSY', `${limit} prompts are waiting already; send this one again later.`);
     }
+    await this.#options.journal?.accepted(item);
+    this.#options.logger.info({ promptId: item.promptId }, 'got prompt');
+    this.#add(item);
+  }
+
+  #add(item: QueueItem): void {
     this.#pending.push(item);
     this.#emitStatus();
-    this.#worker ??= this.#work();
+    // Of a server that stops meanwhile, the journal keeps the prompt for the next start.
+    if (!this.#isClosed) this.#worker ??= this.#work();
   }
 
   async #work(): Promise<void> {
     // The answer to the submission leaves before the first event of the run.
     await nextTurn();
-    for (let item = this.#pending.pop(); item !== undefined; item = this.#isClosed ? undefined : this.#pending.pop()) {
-      await this.#runOne(item);
-    }
+    const next = (): QueueItem | undefined => (this.#isClosed ? undefined : this.#pending.pop());
+    for (let item = next(); item !== undefined; item = next()) await this.#runOne(item);
     this.#worker = undefined;
   }
 
@@ -230,6 +300,7 @@ export class PromptQueue implements AsyncDisposable {
     const controller = new AbortController();
     this.#running = { item, controller };
     this.#emitStatus();
+    const startedMs = this.#now();
     if (this.#mustClearCache) this.#executor.clearCache();
     this.#mustClearCache = false;
     try {
@@ -246,6 +317,8 @@ export class PromptQueue implements AsyncDisposable {
       );
     }
     this.#running = undefined;
+    // A prompt that a stop cut off is kept, and runs again at the next start.
+    if (!(this.#isClosed && controller.signal.aborted)) this.#forget([item]);
     this.#emitStatus();
     if (item.clientId !== undefined) {
       this.#emit({
@@ -255,6 +328,7 @@ export class PromptQueue implements AsyncDisposable {
         data: { node: null, prompt_id: item.promptId },
       });
     }
+    this.#options.logger.info({ promptId: item.promptId, ms: this.#now() - startedMs }, 'prompt executed');
   }
 
   #emitStatus(): void {
@@ -272,7 +346,7 @@ export class PromptQueue implements AsyncDisposable {
 }
 
 /** What is kept of extra_data, with the client's id in it, and without its secrets. */
-function readExtraData(fields: JsonObject): { extraData: JsonObject; clientId: string | undefined } {
+function readExtraData(fields: JsonObject): { extraData: Map<string, JsonValue>; clientId: string | undefined } {
   const given = fields.get('extra_data');
   const extraData = new Map(isJsonObject(given) ? given : []);
   const clientId = fields.get('client_id');

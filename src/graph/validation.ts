@@ -27,6 +27,9 @@ export type ValidationResult =
       readonly nodeErrors: ReadonlyMap<string, NodeErrors>;
     };
 
+/** The version of ComfyUI whose rules and error types hold. */
+export type GraphDialect = '0.3.64' | 'latest';
+
 /** Longer lists of options are not written out. */
 const MAX_LISTED_OPTIONS = 20;
 
@@ -35,6 +38,7 @@ export async function validatePrompt(
   table: NodeTable,
   prompt: Prompt,
   targets: readonly string[] | undefined,
+  dialect: GraphDialect = '0.3.64',
 ): Promise<ValidationResult> {
   const outputs: string[] = [];
   for (const [id, node] of prompt) {
@@ -43,6 +47,8 @@ export async function validatePrompt(
       error: wholePromptError('invalid_prompt', message, `Node ID '#${id}'`),
       nodeErrors: new Map(),
     });
+    const isKnown = typeof classType === 'string' && table.has(classType);
+    if (dialect === 'latest' && !isKnown) return { error: missingNodeType(id, node), nodeErrors: new Map() };
     if (classType === undefined) return refuse('Cannot execute because a node is missing the class_type property.');
     const definition = typeof classType === 'string' ? table.get(classType) : undefined;
     if (definition === undefined) return refuse(`Cannot execute because node ${pythonStr(classType)} does not exist.`);
@@ -50,7 +56,29 @@ export async function validatePrompt(
   }
   if (outputs.length === 0)
     return { error: wholePromptError('prompt_no_outputs', 'Prompt has no outputs', ''), nodeErrors: new Map() };
-  return new Validation(table, prompt).run(outputs);
+  return new Validation(table, prompt, dialect).run(outputs);
+}
+
+/** What newer versions say of a node without a class, or of one that is not there. */
+function missingNodeType(id: string, node: JsonValue): ValidationError {
+  const fieldOf = (value: JsonValue | undefined, name: string): JsonValue | undefined =>
+    isJsonObject(value) ? value.get(name) : undefined;
+  const classType = fieldOf(node, 'class_type');
+  const title = fieldOf(fieldOf(node, '_meta'), 'title');
+  const isUnnamed = classType === undefined || classType === null;
+  const shown = typeof title === 'string' ? title : isUnnamed ? `ID #${id}` : pythonStr(classType);
+  return {
+    type: 'missing_node_type',
+    message: isUnnamed
+      ? `Node '${shown}' has no class_type. The workflow may be corrupted or a custom node is missing.`
+      : `Node '${shown}' not found. The custom node may not be installed.`,
+    details: `Node ID '#${id}'`,
+    extra_info: {
+      node_id: id,
+      class_type: classType ?? null,
+      node_title: typeof title === 'string' ? title : isUnnamed ? null : shown,
+    },
+  };
 }
 
 export function wholePromptError(type: string, message: string, details: string): ValidationError {
@@ -70,13 +98,15 @@ interface Outcome {
 class Validation {
   readonly #table: NodeTable;
   readonly #prompt: Prompt;
+  readonly #dialect: GraphDialect;
   readonly #outcomes = new Map<string, Outcome>();
   readonly #converted = new Map<string, Map<string, JsonValue>>();
   readonly #dependents = new Map<string, string[]>();
 
-  constructor(table: NodeTable, prompt: Prompt) {
+  constructor(table: NodeTable, prompt: Prompt, dialect: GraphDialect) {
     this.#table = table;
     this.#prompt = prompt;
+    this.#dialect = dialect;
   }
 
   async run(outputs: readonly string[]): Promise<ValidationResult> {
@@ -298,7 +328,8 @@ class Validation {
       outcome.errors.push({ ...bound, details: input.name, extra_info: { ...info, received_value: value } });
       return;
     }
-    if (input.type !== 'COMBO' || definition.api === 'v3' || input.choices === undefined) return;
+    if (input.type !== 'COMBO' || input.choices === undefined) return;
+    if (definition.api === 'v3' && this.#dialect === '0.3.64') return;
     const choices = (yield Promise.resolve(input.choices())) as readonly string[];
     if (typeof value === 'string' && choices.includes(value)) return;
     const isLong = choices.length > MAX_LISTED_OPTIONS;
@@ -378,7 +409,8 @@ function shownConfig(config: readonly Jsonable[]): readonly Jsonable[] {
   return config.length > 1 ? config : [...config, {}];
 }
 
-function boundProblem(input: InputDefinition, value: JsonValue): { type: string; message: string } | undefined {
+/** A number outside the bounds of its input, in the words of ComfyUI. */
+export function boundProblem(input: InputDefinition, value: JsonValue): { type: string; message: string } | undefined {
   if (typeof value !== 'number' && typeof value !== 'bigint') return undefined;
   const { min, max } = input.options ?? {};
   const text = (limit: number | bigint): string =>

@@ -3,8 +3,8 @@
  *
  * EXIF orientation is applied, ICC profiles are ignored, alpha is dropped and never composited, 16-bit values lose their
  * low byte, CMYK goes through Pillow's formula, and the frames of an animation become a batch. One intended difference:
- * 16-bit grey, which ComfyUI 0.3.64 turns white through a defect of its own. What cannot be had as ComfyUI has it (frames
- * of an animated PNG or AVIF) is refused.
+ * 16-bit grey, which ComfyUI 0.3.64 turns white through a defect of its own. Frames of an animated
+ * AVIF, which the decoder cannot give, are refused.
  *
  * The decoder's buffer becomes the tensor wherever its bytes are in that order already: a picture needs little more
  * memory than its pixels. Loops over pixels run in steps that leave the thread free.
@@ -16,10 +16,10 @@ import type { Metadata, Sharp, SharpOptions } from 'sharp';
 import { throwIfAborted } from '../common/abort.js';
 import { BridgeError, messageOf } from '../common/errors.js';
 import { f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
+import { decodePngAnimation, readPngAnimation } from './apng.js';
 import { readTransparentColour, type Colour } from './gif.js';
 import { orientFrames } from './orientation.js';
-import { HEAD_BYTES, sniffPicture, type PictureFormat } from './picture-format.js';
-import { isAnimatedPng, type ByteReader } from './png.js';
+import { HEAD_BYTES, sniffPicture, type ByteReader, type PictureFormat } from './picture-format.js';
 import { inSlices } from './slices.js';
 
 /** Where Pillow, and so ComfyUI, suspects a decompression bomb; counted over all frames here. */
@@ -66,9 +66,12 @@ export async function decodeImage(source: string | Uint8Array, options: DecodeOp
   let file: FileHandle | undefined;
   try {
     file = typeof source === 'string' ? await openPicture(source) : undefined;
+    const sizeBytes = (await file?.stat())?.size ?? 0;
     const read: ByteReader = async (position, length) => {
-      if (typeof source !== 'string') return source.subarray(position, position + length);
-      const { bytesRead, buffer } = (await file?.read(Buffer.alloc(length), 0, length, position)) ?? emptyRead;
+      if (file === undefined) return bytesOf(source, position, length);
+      // A length that a file claims is not one that is there.
+      const there = Math.min(length, Math.max(0, sizeBytes - position));
+      const { bytesRead, buffer } = await file.read(Buffer.alloc(there), 0, there, position);
       return buffer.subarray(0, bytesRead);
     };
     const format = sniffPicture(await read(0, HEAD_BYTES));
@@ -97,7 +100,9 @@ export function toImageTensor({ shape, data }: U8Tensor): F32Tensor {
   return f32Tensor(shape, out);
 }
 
-const emptyRead = { bytesRead: 0, buffer: Buffer.alloc(0) };
+function bytesOf(source: string | Uint8Array, position: number, length: number): Uint8Array {
+  return typeof source === 'string' ? new Uint8Array() : source.subarray(position, position + length);
+}
 
 /** A file to read from; pipes and devices are none. */
 async function openPicture(path: string): Promise<FileHandle> {
@@ -119,16 +124,15 @@ interface Frames {
 }
 
 async function decode(source: Source): Promise<DecodedImage> {
-  const { label, format, open, read, signal } = source;
+  const { format, open, signal } = source;
   const metadata = await open().metadata();
   throwIfAborted(signal);
   if (metadata.format !== (format === 'avif' ? 'heif' : format)) throw new Error(`its content is ${metadata.format}`);
   const { width, height, pages = 1, pageHeight } = metadata;
-  checkSize(source, width, height, pageHeight === undefined ? 1 : pages);
-  if (pages > MAX_FRAMES) throw tooLarge(source, `${label} has ${pages} frames; the limit is ${MAX_FRAMES}`);
-  if (format === 'png' && (await isAnimatedPng(read))) {
-    throw invalid(label, 'is an animated PNG, whose frames cannot be read: save it as animated WebP or as GIF.');
-  }
+  checkSize(source, width, height, 1);
+  checkFrames(source, width, height, pages, pageHeight !== undefined);
+  const animation = format === 'png' ? await decodeAnimatedPng(source, metadata) : undefined;
+  if (animation !== undefined) return animation;
   if (metadata.space === 'cmyk' && pages === 1) return decodeCmyk(source);
   if (pages > 1 && pageHeight !== undefined) return decodeAnimation(source, metadata, pages, pageHeight);
   if (pages > 1) return split(await decodePages(source, pages), source);
@@ -161,6 +165,23 @@ async function decodeAnimation(
   const length = strip.width * pageHeight * strip.channels;
   const frames = { ...strip, count, height: pageHeight, data: strip.data.subarray(0, count * length) };
   return split(await orientFrames(frames, orientation, source.signal), source);
+}
+
+/** Undefined for a PNG that stands still. */
+async function decodeAnimatedPng(source: Source, { orientation = 1 }: Metadata): Promise<DecodedImage | undefined> {
+  const { read, signal } = source;
+  const animation = await readPngAnimation(read);
+  if (animation === undefined) return undefined;
+  const { width, height, frames } = animation;
+  checkFrames(source, width, height, frames.length);
+  const { default: sharp } = await import('sharp');
+  const decodeFrame = async (png: Uint8Array): Promise<Frames> => {
+    const image = sharp(png, { ignoreIcc: true, failOn: 'error', limitInputPixels: source.maxPixels });
+    return pixelsOf(image.ensureAlpha(), true);
+  };
+  const data = await decodePngAnimation(animation, read, decodeFrame, signal);
+  const whole = { count: frames.length, width, height, channels: 4, data };
+  return split(await orientFrames(whole, orientation, signal), source);
 }
 
 /** Pages of the first one's size, as ComfyUI keeps them. */
@@ -234,6 +255,11 @@ async function split(frames: Frames, { format, withAlpha, read, signal }: Source
   await inSlices(pixels, 4, move, signal);
   const rgb = u8Tensor([count, height, width, 3], data.subarray(0, pixels * 3));
   return alpha === undefined ? { rgb } : { rgb, alpha: u8Tensor([count, height, width], alpha) };
+}
+
+function checkFrames(source: Source, width: number, height: number, frames: number, haveOneSize = true): void {
+  if (frames > MAX_FRAMES) throw tooLarge(source, `${source.label} has ${frames} frames; the limit is ${MAX_FRAMES}`);
+  if (haveOneSize) checkSize(source, width, height, frames);
 }
 
 function checkSize(source: Source, width: number, height: number, frames: number): void {

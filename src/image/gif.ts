@@ -1,5 +1,5 @@
 /** What the decoder does not say of a GIF. Source: the GIF 89a specification; Pillow's reading of it, measured. */
-import type { ByteReader } from './png.js';
+import type { ByteReader } from './picture-format.js';
 
 export type Colour = readonly [red: number, green: number, blue: number];
 

@@ -15,5 +15,6 @@ export {
 } from './preprocess.js';
 export { axisMatrix } from './resample.js';
 export { encodePng } from './encode.js';
+export { encodeChannels, encodePreview, replaceAlpha } from './view.js';
 export { checkPixels, upscale, UPSCALE_METHODS } from './upscale.js';
 export { inSlices } from './slices.js';

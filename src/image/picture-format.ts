@@ -8,6 +8,9 @@
 const FORMATS = ['png', 'jpeg', 'webp', 'gif', 'tiff', 'avif'] as const;
 export type PictureFormat = (typeof FORMATS)[number];
 
+/** Up to `length` bytes from a position on; fewer at the end. */
+export type ByteReader = (position: number, length: number) => Promise<Uint8Array>;
+
 /** Bytes that are enough to tell. */
 export const HEAD_BYTES = 512;
 

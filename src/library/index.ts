@@ -6,6 +6,7 @@ export {
   type DetectionOptions,
 } from './detection.js';
 export { ComfyUIPathResolver, ModelPathConfig, notFound, type FolderStats, type ModelFile } from './path-resolver.js';
+export { adapterFolders, type AdapterFolders } from './adapter-folders.js';
 export { modelRoots } from './model-roots.js';
 export { findIssues, type HealthIssue } from './health.js';
 export { resolveWorkflow, type MissingModels, type ResolvedReference } from './missing-models.js';

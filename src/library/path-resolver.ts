@@ -74,12 +74,15 @@ interface FolderSource {
 
 export class ComfyUIPathResolver {
   readonly #source: FolderSource;
+  /** The folders themselves, for rooms that look beside those that ComfyUI knows. */
+  readonly folderPaths: FolderPaths;
   /** What is wrong in the configuration files, all of it. */
   readonly problems: readonly PathProblem[];
 
-  private constructor(source: FolderSource, problems: readonly PathProblem[]) {
+  private constructor(source: FolderSource, paths: FolderPaths) {
     this.#source = source;
-    this.problems = problems;
+    this.folderPaths = paths;
+    this.problems = paths.problems;
   }
 
   /**
@@ -111,7 +114,7 @@ export class ComfyUIPathResolver {
       find: (type, name) => paths.find(type, name),
       modelRoots: () => modelRoots(paths),
     };
-    return new ComfyUIPathResolver(source, paths.problems);
+    return new ComfyUIPathResolver(source, paths);
   }
 
   /** From folders of one's own; types that ComfyUI knows list the endings that ComfyUI lists. */

@@ -2,6 +2,7 @@
 import type { NodeDefinition } from '../graph/index.js';
 import type { NodeServices } from './services.js';
 import { textInput } from './values.js';
+import type { NamedVisionModel } from './wire-values.js';
 
 export function createClipVisionLoader({ paths, vision }: NodeServices): NodeDefinition {
   return {
@@ -13,8 +14,9 @@ export function createClipVisionLoader({ paths, vision }: NodeServices): NodeDef
     inputs: [{ name: 'clip_name', type: 'COMBO', choices: () => paths.list('clip_vision') }],
     outputs: [{ type: 'CLIP_VISION' }],
     async execute(inputs, { signal }) {
-      const path = await paths.resolve('clip_vision', textInput(inputs, 'clip_name'));
-      return { outputs: [await vision.open(path, { signal })] };
+      const name = textInput(inputs, 'clip_name');
+      const model = await vision.open(await paths.resolve('clip_vision', name), { signal });
+      return { outputs: [{ ...model, name } satisfies NamedVisionModel] };
     },
   };
 }

@@ -18,7 +18,7 @@ const IMAGE_ENDINGS = new Set(
 );
 
 /** Absolute path of `name`, `folder/name` or `name [output]`. @throws {BridgeError} `PATH_OUTSIDE_FOLDER` */
-function inputFilePath(services: NodeServices, name: string): string {
+export function inputFilePath(services: NodeServices, name: string): string {
   const { name: plain, area = 'input' } = splitAnnotation(name);
   const path = resolveInside(services.directories[area], plain);
   if (path === undefined) throw new BridgeError('PATH_OUTSIDE_FOLDER', `"${name}" leads out of its folder.`);

@@ -4,13 +4,13 @@ import type { NodeDefinition } from '../graph/index.js';
 import { featureTensors } from '../vision/index.js';
 import { beginOutputSeries } from './output-files.js';
 import type { NodeServices } from './services.js';
-import { textInput, visionOutputInput } from './values.js';
+import { featuresInput, textInput } from './values.js';
 
 export function createSaveFeatures({ directories }: NodeServices): NodeDefinition {
   return {
     classType: 'VisionBridgeSaveFeatures',
-    api: 'v1',
-    displayName: 'Save Features',
+    api: 'v3',
+    displayName: 'Save Features (Vision Bridge)',
     description: 'Writes the features of CLIP Vision Encode into a .safetensors file in the output folder.',
     category: 'vision bridge',
     pythonModule: 'custom_nodes.vision-bridge',
@@ -21,7 +21,7 @@ export function createSaveFeatures({ directories }: NodeServices): NodeDefinitio
     outputs: [],
     isOutputNode: true,
     async execute(inputs) {
-      const bytes = serializeSafetensors(featureTensors(visionOutputInput(inputs, 'features')));
+      const bytes = serializeSafetensors(featureTensors(featuresInput(inputs, 'features')));
       const series = await beginOutputSeries(directories.output, textInput(inputs, 'filename_prefix'), {
         width: 0,
         height: 0,

@@ -2,7 +2,7 @@
 import { BridgeError } from '../common/errors.js';
 import { PythonError, type NodeInputs } from '../graph/index.js';
 import type { F32Tensor } from '../tensor/tensor.js';
-import type { VisionModel, VisionOutput } from '../vision/index.js';
+import { OUTPUT_FIELDS, type VisionModel, type VisionOutput } from '../vision/index.js';
 
 export function textInput(inputs: NodeInputs, name: string): string {
   const value = inputs[name];
@@ -52,9 +52,11 @@ export function visionModelInput(inputs: NodeInputs, name: string): VisionModel 
   return value as unknown as VisionModel;
 }
 
-export function visionOutputInput(inputs: NodeInputs, name: string): VisionOutput {
+/** Features of which any may be missing. */
+export function featuresInput(inputs: NodeInputs, name: string): VisionOutput {
   const value = inputs[name];
-  if (!isObject(value) || !('lastHiddenState' in value)) throw wrong(name, 'a CLIP_VISION_OUTPUT');
+  if (!isObject(value) || Object.values(OUTPUT_FIELDS).every((field) => !(field in value)))
+    throw wrong(name, 'a CLIP_VISION_OUTPUT');
   return value;
 }
 

@@ -10,7 +10,7 @@ import { tensorBytes, type DType, type Shape, type Tensor } from '../tensor/tens
 const IR_VERSION = 10;
 
 /** ONNX's numbers of element types. */
-const ELEMENT_TYPES = { F32: 1, U8: 2, I8: 3, I32: 6, I64: 7, F16: 10, BF16: 16 } as const;
+const ELEMENT_TYPES = { F32: 1, U8: 2, I8: 3, I32: 6, I64: 7, F16: 10, BF16: 16, F8_E4M3: 17, F8_E5M2: 19 } as const;
 
 export type OnnxDType = keyof typeof ELEMENT_TYPES;
 

@@ -2,4 +2,4 @@
 export type { PathProblem } from './extra-model-paths.js';
 export { FolderPaths, type FolderPathsOptions, type PathsChange } from './folder-paths.js';
 export type { Origin } from './folder-map.js';
-export { resolveInside, splitAnnotation, type FileArea } from './lookup.js';
+export { isFileArea, resolveInside, splitAnnotation, type FileArea } from './lookup.js';

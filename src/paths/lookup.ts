@@ -65,6 +65,10 @@ export function resolveInside(folder: string, name: string): string | undefined 
 
 export type FileArea = 'input' | 'output' | 'temp';
 
+export function isFileArea(text: string): text is FileArea {
+  return text === 'input' || text === 'output' || text === 'temp';
+}
+
 /** `x.png [output]` names the area it is in; the annotation and one character before it are cut off. */
 export function splitAnnotation(name: string): { readonly name: string; readonly area?: FileArea } {
   const match = /\[(input|output|temp)\]$/.exec(name);

@@ -12,6 +12,8 @@ export interface QueueItem {
   readonly extraData: JsonObject;
   readonly outputs: readonly string[];
   readonly clientId: string | undefined;
+  /** When it was accepted, in ms since the epoch. */
+  readonly createdMs: number;
 }
 
 /** A type rather than an interface, so that it can be written as JSON as it is. */
@@ -40,6 +42,11 @@ export interface HistoryEntry {
     readonly completed: boolean;
     readonly messages: readonly StatusMessage[];
   };
+}
+
+/** Lower case, with hyphens: the only form of prompt ids in newer versions of the protocol. */
+export function isCanonicalUuid(text: string): boolean {
+  return /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(text);
 }
 
 /** The five-element array that `/queue` and `/history` show. Secrets never get this far. */

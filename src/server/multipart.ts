@@ -7,22 +7,27 @@ export type FormPart =
   | { readonly type: 'field'; readonly field: string; readonly value: string };
 
 /** What the heads of parts may take beside their contents before a request is refused by its claimed length. */
-const HEADS_BYTES = 1024 * 1024;
+export const FORM_HEADS_BYTES = 1024 * 1024;
 
 /**
  * Reads a form part by part. The limit holds for the contents of all parts together, as in ComfyUI.
  *
+ * @param options.preservePath Keep what a file's name has before its last part.
  * @throws {BridgeError} `BODY_TOO_LARGE`; what the parser throws for a broken form.
  */
-export async function* readForm(request: FastifyRequest, maxBytes: number): AsyncGenerator<FormPart> {
+export async function* readForm(
+  request: FastifyRequest,
+  maxBytes: number,
+  { preservePath = false } = {},
+): AsyncGenerator<FormPart> {
   let total = 0;
   const count = (bytes: number, isTruncated = false): void => {
     total += bytes;
     if (total > maxBytes || isTruncated) throw bodyTooLarge(maxBytes);
   };
   try {
-    if (Number(request.headers['content-length'] ?? 0) > maxBytes + HEADS_BYTES) throw bodyTooLarge(maxBytes);
-    for await (const part of request.parts()) {
+    if (Number(request.headers['content-length'] ?? 0) > maxBytes + FORM_HEADS_BYTES) throw bodyTooLarge(maxBytes);
+    for await (const part of request.parts({ preservePath })) {
       if (part.type === 'field') {
         const value = String(part.value);
         count(Buffer.byteLength(value));

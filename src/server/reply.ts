@@ -3,6 +3,9 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { InvalidRequestError } from '../common/errors.js';
 import { parseJson, writeJson, type JsonValue, type Jsonable } from '../protocol/json.js';
 
+/** Type of bodies that carry tensors. */
+export const SAFETENSORS = 'application/vnd.safetensors';
+
 export function sendJson(reply: FastifyReply, value: Jsonable): FastifyReply {
   return reply.header('content-type', 'application/json; charset=utf-8').send(writeJson(value));
 }
@@ -10,6 +13,34 @@ export function sendJson(reply: FastifyReply, value: Jsonable): FastifyReply {
 /** Status alone, no bytes: how ComfyUI answers most commands and refusals. */
 export function sendEmpty(reply: FastifyReply, status = 200): FastifyReply {
   return reply.status(status).send();
+}
+
+/** Fires when the caller goes away before the answer is written. */
+export function abortWhenClosed(reply: FastifyReply): AbortSignal {
+  const controller = new AbortController();
+  reply.raw.on('close', () => {
+    if (!reply.raw.writableFinished) controller.abort();
+  });
+  return controller.signal;
+}
+
+export function sendText(reply: FastifyReply, status: number, text: string): FastifyReply {
+  return reply.status(status).header('content-type', 'text/plain; charset=utf-8').send(text);
+}
+
+/** What ComfyUI sends when one of its own files is at fault: not the request, and not a defect of the server either. */
+export function sendServerError(reply: FastifyReply): FastifyReply {
+  return sendText(reply, 500, '500 Internal Server Error\n\nServer got itself in trouble');
+}
+
+/** The bytes of the body; none where there is no body. @throws {InvalidRequestError} for a form */
+export function readRawBody(request: FastifyRequest): Buffer {
+  if (request.body instanceof Buffer) return request.body;
+  if (request.body === undefined || request.body === null) {
+    if (request.isMultipart()) throw new InvalidRequestError('Send the content itself as the body, not a form.');
+    return Buffer.alloc(0);
+  }
+  throw new InvalidRequestError('The body is not bytes.');
 }
 
 /** The body as JSON, whatever the content type says. @throws {InvalidRequestError} */

@@ -5,18 +5,19 @@ import { createServer as createHttpServer, type IncomingMessage, type Server } f
 import { createServer as createHttpsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import type { Duplex } from 'node:stream';
-import multipart from '@fastify/multipart';
-import fastify, { type FastifyInstance } from 'fastify';
+import type { FastifyInstance } from 'fastify';
 import { WebSocketServer } from 'ws';
 import type { Bridge } from '../bridge.js';
 import { BridgeError, InvalidRequestError, messageOf, systemCodeOf } from '../common/errors.js';
-import { maxUploadBytes } from '../config.js';
-import { answerBrokenRequest, answerExpectation, createErrorHandler, isOwnRoute } from './error-handler.js';
-import { checkRequest, isLoopbackName, type GuardOptions } from './guard.js';
+import { answerBrokenRequest, answerExpectation } from './error-handler.js';
+import { createApp } from './app.js';
+import type { ServerContext } from './context.js';
+import { DIALECTS } from './dialect.js';
+import { findFrontEnd } from './front-end.js';
+import { checkRequest, isLoopbackName, queryOf, type GuardOptions } from './guard.js';
 import { Hub } from './hub.js';
-import { sendEmpty } from './reply.js';
-import { registerRoutes } from './routes/index.js';
 import { serverFeatures } from './routes/system.js';
+import { UserFolders } from './user-folders.js';
 
 export interface BridgeServer extends AsyncDisposable {
   /** `http://127.0.0.1:8189` */
@@ -27,13 +28,16 @@ export interface BridgeServer extends AsyncDisposable {
 /** ComfyUI's limit of an incoming websocket message. */
 const MAX_WS_MESSAGE_BYTES = 4 * 1024 * 1024;
 
+/** Idle time after which the system itself asks whether a websocket's peer is still there. */
+const KEEP_ALIVE_MS = 60_000;
+
 /**
  * Starts to listen.
  *
  * @throws {BridgeError} `PORT_IN_USE`; {InvalidRequestError} when a token is missing where one is needed.
  */
 export async function startServer(bridge: Bridge): Promise<BridgeServer> {
-  const { config, logger, queue } = bridge;
+  const { config, logger, queue, nodeCalls } = bridge;
   const addresses = config.listen.split(',').map((address) => address.trim());
   const isLoopbackOnly = (await Promise.all(addresses.map(isLoopbackAddress))).every(Boolean);
   if (!isLoopbackOnly && config.token === undefined) {
@@ -47,20 +51,35 @@ export async function startServer(bridge: Bridge): Promise<BridgeServer> {
     isLoopbackOnly,
     isCorsEnabled: config.enableCorsHeader !== undefined,
   };
+  const { installation, paths } = bridge;
+  const bases = [...(installation === undefined ? [] : [installation.root]), paths.baseDirectory];
+  const frontEnd = await findFrontEnd(config.frontEndRoot, [...new Set(bases)]);
+  const users = await UserFolders.open(bridge.directories.user, config.multiUser, logger);
   const hub = new Hub({
     queueRemaining: () => queue.remaining,
     runningNode: (clientId) => queue.runningNode(clientId),
     features: () => serverFeatures(bridge),
     logger,
   });
-  const unsubscribe = queue.subscribe((event) => {
-    hub.deliver(event);
-  });
-  const app = await createApp(bridge, guard);
+  const deliver = hub.deliver.bind(hub);
+  const subscriptions = [queue.subscribe(deliver), nodeCalls.subscribe(deliver)];
+  subscriptions.push(
+    bridge.logs.subscribe((entry) => {
+      hub.deliverLog(entry);
+    }),
+  );
+  const context: ServerContext = {
+    bridge,
+    hub,
+    dialect: DIALECTS[config.dialect],
+    users,
+    frontEnd,
+  };
+  const app = await createApp(context, guard);
   const websockets = new WebSocketServer({ noServer: true, maxPayload: MAX_WS_MESSAGE_BYTES });
   const servers: Server[] = [];
   const closeAll = async (): Promise<void> => {
-    unsubscribe();
+    for (const unsubscribe of subscriptions) unsubscribe();
     hub.close();
     await Promise.all(servers.map(closeServer));
     await app.close();
@@ -86,52 +105,10 @@ export async function startServer(bridge: Bridge): Promise<BridgeServer> {
   const host =
     first === '0.0.0.0' ? '127.0.0.1' : first === '::' ? '[::1]' : first.includes(':') ? `[${first}]` : first;
   const url = `${config.tlsKeyfile === undefined ? 'http' : 'https'}://${host}:${port}`;
+  bridge.resume();
   logger.info({ url }, 'listening');
   let closing: Promise<void> | undefined;
   return { url, port, [Symbol.asyncDispose]: () => (closing ??= closeAll()) };
-}
-
-async function createApp(bridge: Bridge, guard: GuardOptions): Promise<FastifyInstance> {
-  const { config, logger } = bridge;
-  const bodyLimit = maxUploadBytes(config);
-  const handleError = createErrorHandler(logger, bodyLimit);
-  const app = fastify({
-    bodyLimit,
-    routerOptions: { ignoreTrailingSlash: false, caseSensitive: true, maxParamLength: 4096 },
-    exposeHeadRoutes: true,
-    // Before routing: an address that is no address.
-    frameworkErrors: (error, request, reply) => void handleError(error, request, reply),
-  });
-  app.removeAllContentTypeParsers();
-  // ComfyUI parses bodies as JSON whatever their type says.
-  app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => {
-    done(null, body);
-  });
-  await app.register(multipart, { limits: { fileSize: bodyLimit, files: 1000, fields: 1000, parts: 2000 } });
-  app.setErrorHandler(handleError);
-  app.setNotFoundHandler((request, reply) => {
-    if (isOwnRoute(request.url)) throw new BridgeError('NOT_FOUND', `There is no ${request.method} ${request.url}.`);
-    return sendEmpty(reply, request.method === 'GET' || request.method === 'HEAD' ? 404 : 405);
-  });
-  app.addHook('onRequest', async (request, reply) => {
-    const refusal = checkRequest(request.raw, guard);
-    if (refusal !== undefined) {
-      logger.warn({ url: request.url, reason: refusal.reason }, 'request refused');
-      await reply.status(refusal.status).send();
-      return;
-    }
-    if (config.enableCorsHeader !== undefined) {
-      reply
-        .header('access-control-allow-origin', config.enableCorsHeader)
-        .header('access-control-allow-methods', 'POST, GET, DELETE, PUT, OPTIONS')
-        .header('access-control-allow-headers', 'Content-Type, Authorization')
-        .header('access-control-allow-credentials', 'true');
-    }
-    if (request.method === 'OPTIONS') await sendEmpty(reply);
-  });
-  registerRoutes(app, bridge);
-  await app.ready();
-  return app;
 }
 
 function createListener({ config }: Bridge, app: FastifyInstance): Server {
@@ -160,15 +137,20 @@ function upgrade(
   head: Buffer,
   { websockets, hub, guard }: UpgradeContext,
 ): void {
-  const url = new URL(request.url ?? '/', 'http://localhost');
+  // A peer that resets the connection during the handshake is no reason to stop.
+  socket.on('error', () => {
+    socket.destroy();
+  });
+  request.socket.setKeepAlive(true, KEEP_ALIVE_MS);
+  const path = (request.url ?? '/').replace(/[?#].*$/, '');
   const refusal = checkRequest(request, guard);
-  const status = refusal?.status ?? (url.pathname === '/ws' || url.pathname === '/api/ws' ? undefined : 404);
+  const status = refusal?.status ?? (path === '/ws' || path === '/api/ws' ? undefined : 404);
   if (status !== undefined) {
     socket.end(`HTTP/1.1 ${status} Refused\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
     return;
   }
   websockets.handleUpgrade(request, socket, head, (websocket) => {
-    hub.connect(websocket, url.searchParams.get('clientId') ?? undefined);
+    hub.connect(websocket, queryOf(request).get('clientId') ?? undefined);
   });
 }
 

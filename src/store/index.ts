@@ -8,6 +8,7 @@ import { FileHashes } from './file-hashes.js';
 
 export type { FeatureStore, FeatureStoreStats } from './feature-store.js';
 export type { IndexedModel, ModelIndexStore } from './model-index.js';
+export { PromptJournal } from './prompt-journal.js';
 
 export interface StoreOptions {
   /** A folder of ours; made if missing. */

@@ -7,7 +7,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
-import { readSafetensorsHeader, stampKey } from '../formats/index.js';
+import { readModelHeader, readStampKey } from '../formats/index.js';
 import { readImageInput, type Crop, type ImageInput } from '../image/index.js';
 import type { Device, InferenceProcess, Progress, ThreadPool } from '../runtime/index.js';
 import { f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
@@ -132,10 +132,10 @@ export class VisionEngine {
   /**
    * Reads the header of a file and says which encoder it is; loads nothing.
    *
-   * @throws {ModelFormatError} `VISION_FAMILY_UNKNOWN`, `TENSOR_MISSING`, `TENSOR_INVALID`, `SAFETENSORS_INVALID`.
+   * @throws {ModelFormatError} `VISION_FAMILY_UNKNOWN`, `TENSOR_MISSING`, `TENSOR_INVALID`; what `readModelHeader` throws.
    */
   async open(path: string, options: { signal?: AbortSignal } = {}): Promise<VisionModel> {
-    return resolveVisionModel(await readSafetensorsHeader(path, options)).model;
+    return resolveVisionModel(await readModelHeader(path, options)).model;
   }
 
   /**
@@ -230,11 +230,8 @@ export class VisionEngine {
 
   /** A file that was replaced since it was opened is read anew. */
   async #asItIsNow(opened: VisionModel): Promise<VisionModel> {
-    if (opened.files.length > 1) return this.open(opened.path);
     try {
-      const { dev, ino, size, mtimeMs } = await stat(opened.path);
-      const stamp = stampKey({ device: dev, inode: ino, sizeBytes: size, modifiedMs: mtimeMs });
-      if (stamp === opened.stamp) return opened;
+      if ((await readStampKey(opened.path)) === opened.stamp) return opened;
     } catch {
       // Reading it anew says what is wrong.
     }

@@ -4,9 +4,8 @@
  * The keys decide, as in ComfyUI; a name or a size never does. Where ComfyUI's test refuses a file and the file carries
  * a configuration of its own, that one is used after every size in it was checked against the tensors.
  */
-import { basename, dirname, join } from 'node:path';
+import { basename, join } from 'node:path';
 import { ModelFormatError } from '../common/errors.js';
-import { isOnnxDType } from '../onnx/index.js';
 import { stampKey, type ModelHeader, type TensorInfo } from '../formats/index.js';
 import { elementCount } from '../tensor/tensor.js';
 import { readMetadataConfig, type ModelType, type VisionConfig } from './config.js';
@@ -16,10 +15,13 @@ import { nameWeights, type Layout, type WeightRange, type Weights } from './weig
 
 /** What is known of an encoder from its header; plain data, cheap to keep and to send. */
 export interface VisionModel {
-  /** Real path of the weights. */
+  /** Real path of the weights; of those in several files, of their index. */
   readonly path: string;
+  /** Real path of the folder in which all weights lie. */
+  readonly folder: string;
   /** Shown to people: `CLIP-ViT-H`, or `clip_vision_model (48 wide, 3 layers)` for a model with its own configuration. */
   readonly family: string;
+  /** ComfyUI's name of the architecture. */
   readonly modelType: ModelType;
   readonly layout: Layout;
   /** Present where the encoder is part of a checkpoint: what its keys begin with. */
@@ -73,18 +75,25 @@ export function resolveVisionModel(header: ModelHeader): ResolvedModel {
   }
   const { family, config } = choice;
   const { required, optional } = family.needs(config);
-  for (const [name, shape] of required) checkWeight(weights.ranges, name, shape, label, choice.name);
+  const check = (name: string, shape: readonly number[]): void => {
+    const range = weights.ranges.get(name);
+    if (range === undefined) throw missingWeight(header, name, choice.name);
+    checkWeight(range, name, shape, label, choice.name);
+    checkFloat8(header, name, range);
+  };
+  for (const [name, shape] of required) check(name, shape);
   const isComplete = (output: OutputName): boolean => {
     const needs = optional.get(output);
     if (needs === undefined) return true;
     for (const [name, shape] of needs) {
       if (!weights.ranges.has(name)) return false;
-      checkWeight(weights.ranges, name, shape, label, choice.name);
+      check(name, shape);
     }
     return true;
   };
   const model: VisionModel = {
     path: header.path,
+    folder: header.folder,
     family: choice.name,
     modelType: family.modelType,
     layout: weights.layout,
@@ -108,8 +117,8 @@ export function familyOf({ modelType }: VisionModel): VisionFamily {
   return family;
 }
 
-function fileOf({ path }: ModelHeader, { file }: TensorInfo): string {
-  return file === undefined ? path : join(dirname(path), file);
+function fileOf({ path, folder }: ModelHeader, { file }: TensorInfo): string {
+  return file === undefined ? path : join(folder, file);
 }
 
 interface Choice {
@@ -148,23 +157,42 @@ function chooseByMetadata(header: ModelHeader): Choice | Refusal {
   return { family, name, config, configuredBy: 'metadata' };
 }
 
-function checkWeight(
-  weights: ReadonlyMap<string, WeightRange>,
-  name: string,
-  shape: readonly number[],
-  label: string,
-  family: string,
-): void {
-  const range = weights.get(name);
-  if (range === undefined) {
-    throw new ModelFormatError(
-      'TENSOR_MISSING',
-      `${label} is a ${family} by its keys but lacks ${name}: is it a partial or converted file?`,
-      {
-        details: { tensor: name, family },
-      },
+function missingWeight({ path, strided }: ModelHeader, name: string, family: string): ModelFormatError {
+  const [view] = strided.keys();
+  if (view !== undefined) {
+    return new ModelFormatError(
+      'TENSOR_INVALID',
+      `${basename(path)} is a ${family} by its keys, but ${view} is a transposed or cut view, which cannot be used where it lies: make its tensors contiguous() in PyTorch and save it again.`,
+      { details: { tensor: view, missing: name, family } },
     );
   }
+  return new ModelFormatError(
+    'TENSOR_MISSING',
+    `${basename(path)} is a ${family} by its keys but lacks ${name}: is it a partial or converted file?`,
+    { details: { tensor: name, family } },
+  );
+}
+
+/** Scaled fp8 files hold the factors of their weights beside them; ComfyUI's encoders do not apply any. */
+const SCALES = ['scale_weight', 'weight_scale', 'weight_scale_inv', 'weight_scale_2'] as const;
+
+function checkFloat8({ path, tensors }: ModelHeader, name: string, { dtype }: WeightRange): void {
+  if (!dtype.startsWith('F8_')) return;
+  const stem = name.replace(/\.weight$/, '');
+  const own = SCALES.map((scale) => `${stem}.${scale}`).find((scale) => tensors.has(scale));
+  const scale = own ?? [...tensors.keys()].find((key) => /(^|\.)scaled_fp8$|\.scale_weight$|\.weight_scale/.test(key));
+  if (scale === undefined) return;
+  throw new ModelFormatError(
+    'TENSOR_INVALID',
+    `${basename(path)} is scaled fp8 (it has ${scale}): its weights are wrong without their factors, which ComfyUI's vision encoders do not apply. Use a file of plain fp8, fp16 or bf16 weights.`,
+    { details: { tensor: name, scale } },
+  );
+}
+
+/** dtypes of weights that are computed with. */
+const WEIGHT_DTYPES = ['F32', 'F16', 'BF16', 'F8_E4M3', 'F8_E5M2'] as const;
+
+function checkWeight(range: WeightRange, name: string, shape: readonly number[], label: string, family: string): void {
   const stored = range.isTransposed === true ? range.shape.toReversed() : range.shape;
   if (stored.length !== shape.length || stored.some((side, i) => side !== shape[i])) {
     throw new ModelFormatError(
@@ -173,10 +201,10 @@ function checkWeight(
       { details: { tensor: name, family, shape: stored, expected: shape } },
     );
   }
-  if (!isOnnxDType(range.dtype) || !['F32', 'F16', 'BF16'].includes(range.dtype)) {
+  if (!WEIGHT_DTYPES.some((dtype) => dtype === range.dtype)) {
     throw new ModelFormatError(
       'TENSOR_INVALID',
-      `${label}: ${name} is stored as ${range.dtype}; F32, F16 and BF16 are read.`,
+      `${label}: ${name} is stored as ${range.dtype}; ${WEIGHT_DTYPES.join(', ')} are read.`,
       {
         details: { tensor: name, dtype: range.dtype },
       },

@@ -4,11 +4,9 @@
  * They are kept within a budget of memory, the least recently used one going first. Sizes are estimated before anything is
  * loaded: onnxruntime holds fp32 weights whatever the file has, int8 weights as they are.
  */
-import { stat } from 'node:fs/promises';
 import { totalmem } from 'node:os';
-import { dirname } from 'node:path';
-import { BridgeError, ModelNotFoundError, messageOf } from '../common/errors.js';
-import { readSafetensorsHeader, stampKey } from '../formats/index.js';
+import { BridgeError } from '../common/errors.js';
+import { readModelHeader, readSafetensorsHeader, readStampKey } from '../formats/index.js';
 import { Session, type Device, type Progress } from '../runtime/index.js';
 import { buildVisionGraph } from './graph.js';
 import { MicroBatch } from './micro-batch.js';
@@ -56,7 +54,7 @@ export class OpenModels {
    * @throws {ModelNotFoundError}, {ModelFormatError}; {BridgeError} `MEMORY_BUDGET_EXCEEDED`, `RUNTIME_FAILED`, `DEVICE_UNAVAILABLE`.
    */
   async acquire(request: ModelRequest, report: (progress: Progress) => void): Promise<OpenModel> {
-    const key = keyOf(request, await currentStamp(request.path));
+    const key = keyOf(request, await readStampKey(request.path));
     const known = this.#open.get(key);
     if (known !== undefined) {
       this.#open.delete(key);
@@ -70,7 +68,7 @@ export class OpenModels {
   }
 
   async #load(request: ModelRequest, report: (progress: Progress) => void): Promise<OpenModel> {
-    const resolved = resolveVisionModel(await readSafetensorsHeader(request.path));
+    const resolved = resolveVisionModel(await readModelHeader(request.path));
     const { model, family } = resolved;
     const quantized = request.quantized === undefined ? undefined : await readSafetensorsHeader(request.quantized);
     const estimatedBytes = Math.ceil(OVERHEAD * (quantized?.sizeBytes ?? 4 * model.parameters));
@@ -89,7 +87,7 @@ export class OpenModels {
       request.intermediate,
     );
     const session = await Session.create(graph, {
-      weightsFolder: dirname(quantized?.path ?? model.path),
+      weightsFolder: quantized?.folder ?? model.folder,
       device: request.device,
       isInt8: precision === 'int8',
       onFallback: (device, reason) => {
@@ -136,16 +134,4 @@ function gigabytes(bytes: number): string {
 
 function keyOf({ precision, quantized, device, keepsAllStates, intermediate }: ModelRequest, stamp: string): string {
   return JSON.stringify([stamp, precision, quantized, device, keepsAllStates, intermediate]);
-}
-
-async function currentStamp(path: string): Promise<string> {
-  try {
-    const { dev, ino, size, mtimeMs } = await stat(path);
-    return stampKey({ device: dev, inode: ino, sizeBytes: size, modifiedMs: mtimeMs });
-  } catch (error) {
-    throw new ModelNotFoundError(`The model file ${path} is gone: ${messageOf(error)}.`, {
-      cause: error,
-      details: { path },
-    });
-  }
 }

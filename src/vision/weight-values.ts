@@ -26,7 +26,8 @@ export function storedWeights(
     const file = range.file ?? basename(model.path);
     const { offset, sizeBytes } = range;
     const stored = g.external(name, range.dtype, range.shape, { file, offset, sizeBytes });
-    if (range.dtype === 'F16') return g.cast(stored, 'F32');
+    // 8-bit floats fit a half float exactly: there is nothing to round.
+    if (range.dtype !== 'F32' && range.dtype !== 'BF16') return g.cast(stored, 'F32');
     const isRounded = precision === 'comfy' && !family.keepsFullPrecision(name);
     if (isRounded) return g.cast(g.cast(stored, 'F16'), 'F32');
     return range.dtype === 'F32' ? stored : g.cast(stored, 'F32');

@@ -28,6 +28,7 @@ import {
 } from '../support/hostile-images.js';
 import { fileOf, SoundModel } from '../support/hostile-models.js';
 import { TINY, writeTinyModel } from '../support/tiny-model.js';
+import { archiveOf, legacyTorchFileOf, pickledTensor, py, torchFileOf, zipOf } from '../support/torch-files.js';
 
 const MODEL = 'tiny.safetensors';
 const UPLOAD_LIMIT_MB = 4;
@@ -101,7 +102,7 @@ const { hiddenSize: WIDTH, intermediateSize: WIDE, patchSize: PATCH } = TINY;
 const bytesOfQ = WIDTH * WIDTH * 2;
 
 const headers: readonly ModelCase[] = [
-  ['no bytes', () => Buffer.alloc(0), 'SAFETENSORS_INVALID'],
+  ['no bytes', () => Buffer.alloc(0), 'MODEL_FORMAT_UNSUPPORTED'],
   ['seven bytes', () => Buffer.alloc(7), 'SAFETENSORS_INVALID'],
   ['a header of no bytes', () => fileOf(''), 'SAFETENSORS_INVALID'],
   ['a claimed length of 2^64 - 1', () => fileOf('{}', Buffer.alloc(0), 2n ** 64n - 1n), 'SAFETENSORS_INVALID'],
@@ -139,9 +140,9 @@ const headers: readonly ModelCase[] = [
   ['a deviation of zero', (model) => model.configuredBy({ image_std: [0, 0.2, 0.2] }), 'VISION_FAMILY_UNKNOWN'],
   ['a huge deviation', (model) => model.configuredBy({ image_std: [1e30, 0.2, 0.2] }), 'VISION_FAMILY_UNKNOWN'],
   ['an absurd mean', (model) => model.configuredBy({ image_mean: [1e30, 0.5, 0.5] }), 'VISION_FAMILY_UNKNOWN'],
-  ['a web page', () => Buffer.from('<!DOCTYPE html><html>login</html>'), 'SAFETENSORS_INVALID'],
-  ['a ZIP archive', () => Buffer.from('PK\x03\x04 and so on and on'), 'SAFETENSORS_INVALID'],
-  ['a pickle', () => Buffer.from('\x80\x02}q\x00(X\x01\x00\x00\x00', 'latin1'), 'SAFETENSORS_INVALID'],
+  ['a web page', () => Buffer.from('<!DOCTYPE html><html>login</html>'), 'MODEL_FORMAT_UNSUPPORTED'],
+  ['a ZIP archive', () => Buffer.from('PK\x03\x04 and so on and on'), 'TORCH_INVALID'],
+  ['a pickle', () => Buffer.from('\x80\x02}q\x00(X\x01\x00\x00\x00', 'latin1'), 'TORCH_INVALID'],
 ];
 
 const offsets: readonly ModelCase[] = [
@@ -175,7 +176,7 @@ const dtypes: readonly ModelCase[] = [
   ['called __proto__', (model) => model.saying(Q, { dtype: '__proto__' }), 'SAFETENSORS_INVALID'],
   ['wider than the data', (model) => model.saying(Q, { dtype: 'F32' }), 'SAFETENSORS_INVALID'],
   ['of integers', (model) => model.saying(Q, { dtype: 'I16' }), 'TENSOR_INVALID'],
-  ['of 8-bit floats', (model) => model.storing(Q, 'F8_E4M3', [WIDTH, WIDTH], 1), 'TENSOR_INVALID'],
+  ['of 8-bit scales', (model) => model.storing(Q, 'F8_E8M0', [WIDTH, WIDTH], 1), 'TENSOR_INVALID'],
   ['of 4-bit floats', (model) => model.storing(Q, 'F4', [WIDTH, WIDTH], 0.5), 'TENSOR_INVALID'],
   ['of doubles', (model) => model.storing(Q, 'F64', [WIDTH, WIDTH], 8), 'TENSOR_INVALID'],
   ['of truth values', (model) => model.storing(CLASS, 'BOOL', [WIDTH], 1), 'TENSOR_INVALID'],
@@ -237,6 +238,75 @@ describe.each([
   it.each(cases.map((entry, i) => [...entry, i] as const))('%s is refused', async (_what, make, outcome, i) => {
     const name = `${kind.replaceAll(' ', '-')}-${i}.safetensors`;
     await writeFile(clipVision(name), make(sound));
+    const response = await post(encodeUrl(name), serializeSafetensors({ image: goodImage }));
+    expect(await outcomeOf(response)).toBe(outcome);
+  });
+});
+
+type TorchCase = readonly [what: string, make: (bytes: Buffer) => Buffer, outcome: ErrorCode | 'features'];
+
+const RUN = py.call(py.global('posix', 'system'), py.text('true'));
+const tableOf = (value: Buffer): Buffer => py.pickle(py.dict([[py.text('w'), value]]));
+const data = { 0: Buffer.alloc(16) };
+/** The last place of these bytes. */
+const lastOf = (bytes: Buffer, mark: string): number => bytes.lastIndexOf(Buffer.from(mark, 'latin1'));
+
+const archives: readonly TorchCase[] = [
+  ['that is sound', (bytes) => bytes, 'features'],
+  ['cut in the middle', (bytes) => bytes.subarray(0, bytes.length >> 1), 'TORCH_INVALID'],
+  ['cut by one byte', (bytes) => bytes.subarray(0, -1), 'TORCH_INVALID'],
+  ['twice in one file', (bytes) => Buffer.concat([bytes, bytes]), 'TORCH_INVALID'],
+  ['with bytes behind it', (bytes) => Buffer.concat([bytes, Buffer.alloc(100)]), 'TORCH_INVALID'],
+  ['without its directory', (bytes) => bytes.subarray(0, bytes.indexOf('PK\x01\x02', 'latin1')), 'TORCH_INVALID'],
+  [
+    'whose directory lies',
+    (bytes) => {
+      const out = Buffer.from(bytes);
+      out.writeUInt32LE(0x7ffffff0, lastOf(out, 'PK\x01\x02') + 42);
+      return out;
+    },
+    'TORCH_INVALID',
+  ],
+  ['of something else', () => zipOf([{ name: 'word/document.xml', bytes: Buffer.from('<w/>') }]), 'TORCH_INVALID'],
+  ['without tensors', () => archiveOf(py.pickle(py.dict([])), {}), 'VISION_FAMILY_UNKNOWN'],
+  ['of another model', () => archiveOf(tableOf(pickledTensor()), data), 'VISION_FAMILY_UNKNOWN'],
+];
+
+const pickles: readonly TorchCase[] = [
+  ['of old files that is sound', () => legacyTorchFileOf(...soundTensors()), 'features'],
+  ['that runs a command', () => archiveOf(tableOf(RUN), data), 'PICKLE_REFUSED'],
+  ['that runs a command and breaks off', () => archiveOf(tableOf(RUN).subarray(0, -2), data), 'PICKLE_REFUSED'],
+  ['that runs a command, in no archive', () => py.pickle(RUN), 'PICKLE_REFUSED'],
+  ['that runs a command, as text', () => Buffer.from("cos\nsystem\n(S'true'\ntR."), 'PICKLE_REFUSED'],
+  ['of an unknown class', () => archiveOf(tableOf(py.call(py.global('a.b', 'C'))), data), 'PICKLE_REFUSED'],
+  ['that ends early', () => archiveOf(tableOf(pickledTensor()).subarray(0, 30), data), 'TORCH_INVALID'],
+  ['of a list', () => archiveOf(py.pickle(py.list()), {}), 'TORCH_INVALID'],
+  ['of 10,000 marks', () => archiveOf(py.pickle(Buffer.from('('.repeat(10_000))), {}), 'TORCH_INVALID'],
+  [
+    'whose tensor leaves the file',
+    () => archiveOf(tableOf(pickledTensor({ shape: [1 << 30] })), data),
+    'TORCH_INVALID',
+  ],
+  ['whose strides leave it', () => archiveOf(tableOf(pickledTensor({ strides: [1 << 30, 1] })), data), 'TORCH_INVALID'],
+  ['of old files cut off', () => legacyTorchFileOf(...soundTensors()).subarray(0, -1), 'TORCH_INVALID'],
+];
+
+function soundTensors(): [Record<string, Tensor>, Record<string, string>] {
+  const { tensors, metadata } = parseSafetensors(sound.bytes);
+  return [Object.fromEntries(tensors), Object.fromEntries(metadata)];
+}
+
+describe.each([
+  ['an archive', archives],
+  ['a pickle', pickles],
+])('a PyTorch file with %s', (kind, cases) => {
+  it('is tried in enough ways', () => {
+    expect(cases.length).toBeGreaterThan(LEAST);
+  });
+
+  it.each(cases.map((entry, i) => [...entry, i] as const))('%s is answered', async (_what, make, outcome, i) => {
+    const name = `${kind.replaceAll(' ', '-')}-${i}.bin`;
+    await writeFile(clipVision(name), make(torchFileOf(...soundTensors())));
     const response = await post(encodeUrl(name), serializeSafetensors({ image: goodImage }));
     expect(await outcomeOf(response)).toBe(outcome);
   });

@@ -3,8 +3,9 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from 'vitest';
 import { parseSafetensors, serializeSafetensors } from '../../src/formats/index.js';
-import { u8Tensor, type U8Tensor } from '../../src/tensor/tensor.js';
+import { f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../../src/tensor/tensor.js';
 import { startTestBridge } from '../support/bridge.js';
+import { maxAbsDiff } from '../support/compare.js';
 import { seededRandom } from '../support/random.js';
 import { TINY, writeTinyModel } from '../support/tiny-model.js';
 
@@ -23,7 +24,7 @@ it('killed 20 times at random moments, every request gets its features or a clea
     console.error(`seed ${seed}`);
   });
   const random = seededRandom(seed);
-  await using started = await startTestBridge();
+  await using started = await startTestBridge({ featureStore: false });
   await writeTinyModel(join(started.tree.root, 'models', 'clip_vision', MODEL));
 
   /** Batches of one to four pictures, no two alike. */
@@ -40,8 +41,10 @@ it('killed 20 times at random moments, every request gets its features or a clea
       body: bodies[input] ?? '',
       signal: AbortSignal.timeout(PATIENCE_MS),
     });
-  const embedsOf = async (response: Response): Promise<unknown> =>
-    parseSafetensors(new Uint8Array(await response.arrayBuffer())).tensors.get('image_embeds');
+  const embedsOf = async (response: Response): Promise<F32Tensor | undefined> => {
+    const embeds = parseSafetensors(new Uint8Array(await response.arrayBuffer())).tensors.get('image_embeds');
+    return embeds?.dtype === 'F32' ? embeds : undefined;
+  };
   const references = await Promise.all(inputs.map(async (_input, i) => embedsOf(await encode(i))));
 
   const counts = { answered: 0, refused: 0 };
@@ -51,7 +54,10 @@ it('killed 20 times at random moments, every request gets its features or a clea
       const input = turn % inputs.length;
       const response = await encode(input); // throws when there is no answer in time
       if (response.status === 200) {
-        expect(await embedsOf(response)).toEqual(references[input]);
+        // What ran together depends on the moment; a product of one row is summed in another order.
+        expect(
+          maxAbsDiff(await embedsOf(response), references[input] ?? f32Tensor([0], new Float32Array(0))),
+        ).toBeLessThan(1e-5);
         counts.answered += 1;
       } else {
         const { error } = (await response.json()) as { error: { code: string } };

@@ -196,7 +196,7 @@ describe('bad input', () => {
   it.each([
     ['html.safetensors', Buffer.from('<!DOCTYPE html><html>login</html>'), /web page/],
     ['lfs.safetensors', Buffer.from('version https://git-lfs.github.com/spec/v1\noid sha256:00'), /Git LFS pointer/],
-    ['empty.safetensors', Buffer.alloc(0), /0 bytes/],
+    ['empty.safetensors', Buffer.alloc(0), /it is empty/],
     ['absurd.safetensors', header({}, 2 ** 40), /limit is 100000000/],
     [
       'foreign.safetensors',
@@ -309,7 +309,9 @@ describe('bad input', () => {
     expect(await (await send('up.bin', 'one')).json()).toEqual({ name: 'up.bin', subfolder: '', type: 'input' });
     expect(await (await send('up.bin', 'one')).json()).toMatchObject({ name: 'up.bin' });
     expect(await (await send('up.bin', 'two')).json()).toMatchObject({ name: 'up (1).bin' });
-    expect(await (await send('../../evil.bin', 'x')).json()).toMatchObject({ name: 'evil.bin' });
+    expect((await send('../../evil.bin', 'x')).status).toBe(400);
+    expect(await (await send('not/a/folder/evil.bin', 'x')).json()).toMatchObject({ name: 'evil.bin' });
+    expect(await (await send('C:\\fakepath\\odd.bin', 'x')).json()).toMatchObject({ name: 'odd.bin' });
     expect((await send('up.bin', 'x', { subfolder: '../..' })).status).toBe(400);
     expect((await send('up.bin', 'x', { type: 'elsewhere' })).status).toBe(400);
     expect(await readdir(join(started.tree.root, 'input'))).toContain('evil.bin');

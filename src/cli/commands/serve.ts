@@ -22,6 +22,15 @@ export function serveCommand(): Command {
     const stopped = new AbortController();
     await Promise.race(['SIGINT', 'SIGTERM'].map((name) => once(process, name, { signal: stopped.signal })));
     stopped.abort();
-    bridge.logger.info({}, 'stopping');
+    bridge.logger.info({ waiting: bridge.queue.remaining }, 'stopping');
+    // A second signal does not wait for the running prompt.
+    const impatient = new AbortController();
+    for (const name of ['SIGINT', 'SIGTERM'] as const) {
+      process.once(name, () => {
+        impatient.abort();
+      });
+    }
+    const limit = AbortSignal.timeout(config.stopTimeout * 1000);
+    await bridge.queue.drain(AbortSignal.any([limit, impatient.signal]));
   });
 }

@@ -9,7 +9,7 @@
  */
 import { STORAGE_DTYPES, TORCH_DTYPES } from '../torch/dtypes.js';
 
-export type ImportVerdict = 'harmless' | 'dangerous' | 'unknown';
+type ImportVerdict = 'harmless' | 'dangerous' | 'unknown';
 
 export interface PickleImport {
   /** `module.name`, as the pickle spells it. */
@@ -50,6 +50,9 @@ const HARMLESS = new Set([
 /** torch's functions that put tensors together from data; those that we do not follow make no tensor. */
 const HARMLESS_BUILDERS =
   /^torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state|qtensor|sparse_tensor|sparse_csr_tensor|nested_tensor|meta_tensor_no_storage|device_tensor_from_numpy|device_tensor_from_cpu_tensor|wrapper_subclass)$/;
+
+/** Classes of tensors, which old files name. */
+const TENSOR_CLASS = /^torch\.(cuda\.)?(sparse\.)?(BFloat16|Bool|Byte|Char|Double|Float|Half|Int|Long|Short)Tensor$/;
 
 /** Modules that reach out of the interpreter, or run code; with everything below them. */
 const DANGEROUS_MODULES = new Set(
@@ -92,7 +95,7 @@ function modernName(name: string): string {
 }
 
 function verdictOf(name: string): ImportVerdict {
-  if (HARMLESS.has(name) || HARMLESS_BUILDERS.test(name)) return 'harmless';
+  if (HARMLESS.has(name) || HARMLESS_BUILDERS.test(name) || TENSOR_CLASS.test(name)) return 'harmless';
   if (STORAGE_DTYPES.has(storageName(name)) || TORCH_DTYPES.has(name)) return 'harmless';
   if (DANGEROUS_NAMES.has(name)) return 'dangerous';
   const parts = name.split('.');

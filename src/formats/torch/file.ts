@@ -33,7 +33,7 @@ export interface PickleInspection {
   readonly problem?: string;
 }
 
-export interface PickledTensorInfo {
+interface PickledTensorInfo {
   readonly name: string;
   readonly dtype: string;
   readonly shape: Shape;
@@ -43,11 +43,15 @@ export interface PickledTensorInfo {
 /**
  * Reads the table of tensors of a PyTorch file, of either form; no tensor data is read.
  *
+ * @param options.soleTensor Name for the tensor of a file that holds one and no table; such files are refused without.
  * @throws {ModelNotFoundError} when there is no such file.
  * @throws {ModelFormatError} `MODEL_UNREADABLE`; `PICKLE_REFUSED` when it asks for more than tensors, with the names in
  *   `details.asksFor`; `TORCH_INVALID` when it is not sound.
  */
-export async function readTorchHeader(path: string, options: { signal?: AbortSignal } = {}): Promise<ModelHeader> {
+export async function readTorchHeader(
+  path: string,
+  options: { signal?: AbortSignal; soleTensor?: string } = {},
+): Promise<ModelHeader> {
   const label = basename(path);
   return withFile(path, async (file, realPath) => {
     const stat = await file.stat();
@@ -56,7 +60,7 @@ export async function readTorchHeader(path: string, options: { signal?: AbortSig
     try {
       const pickled = await readPickled(file, stat.size, label, imports);
       refuseImports(imports, path);
-      const table = readTable(pickled.root);
+      const table = readTable(pickled.root, options.soleTensor);
       const storages = new Map([...table.tensors.values()].map(({ storage }) => [storage.key, storage]));
       const places = await pickled.locate([...storages.values()]);
       const place = { path: realPath, folder: dirname(realPath), stamp: stampOf(stat) };

@@ -29,9 +29,12 @@ const MAX_METADATA_DEPTH = 3;
  *
  * Source: ComfyUI, comfy/utils.py, `load_torch_file`.
  *
+ * @param soleTensor Takes a file that holds one tensor and no table, and gives the tensor this name.
  * @throws {PickleProblem} when it is no table, or two tensors would have one name.
  */
-export function readTable(root: PickleValue): TensorTableEntries {
+export function readTable(root: PickleValue, soleTensor?: string): TensorTableEntries {
+  if (root instanceof PickledTensor && soleTensor !== undefined)
+    return { tensors: new Map([[soleTensor, root.place]]), metadata: new Map() };
   if (!(root instanceof PickleDict)) throw new PickleProblem(`it holds ${describeValue(root)}, not a table of tensors`);
   const inner = unwrap(root);
   if (!(inner instanceof PickleDict)) {

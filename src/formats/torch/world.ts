@@ -30,6 +30,12 @@ export function createTorchWorld(storages: Map<string, PickledStorage | OpaqueVa
     make: makeValue,
     persistent(id) {
       const { key, storage } = readStorage(id);
+      const known = storages.get(key);
+      // Tensors are checked against what their own storage claims, and the data is found once for every key.
+      const isOther = known instanceof PickledStorage && storage instanceof PickledStorage;
+      if (isOther && known.sizeBytes !== storage.sizeBytes) {
+        throw new PickleProblem(`it describes the storage ${JSON.stringify(key)} twice, in different sizes`);
+      }
       storages.set(key, storage);
       return storage;
     },

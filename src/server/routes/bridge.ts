@@ -1,15 +1,20 @@
 /** `/bridge/v1/…`: our own routes about the server itself; encoding is encode.ts. */
 import type { FastifyInstance } from 'fastify';
 import type { Bridge } from '../../bridge.js';
+import { readPackageVersion } from '../../common/package-version.js';
+import { NODE_PROTOCOL } from '../../nodes/index.js';
 import type { Jsonable } from '../../protocol/json.js';
 import { sendJson } from '../reply.js';
 
 export function registerBridgeRoutes(app: FastifyInstance, bridge: Bridge): void {
+  const version = readPackageVersion();
   app.get('/bridge/v1/health', (_request, reply) => {
     const { inference, queue, installation, paths } = bridge;
     const { pid, pendingCalls, crashes } = inference.state;
     return sendJson(reply, {
       status: 'ok',
+      version,
+      node_protocol: NODE_PROTOCOL,
       comfyui:
         installation === undefined
           ? null

@@ -1,18 +1,33 @@
 /** `/prompt`, `/queue`, `/history`, `/interrupt`, `/free`: the prompt protocol. */
 import type { FastifyInstance } from 'fastify';
-import type { Bridge } from '../../bridge.js';
 import { InvalidRequestError } from '../../common/errors.js';
 import { isJsonObject, type JsonObject, type JsonValue } from '../../protocol/json.js';
 import { historyEntryJson, queueItemJson } from '../../protocol/prompt.js';
-import { pathText, queryText, readJsonBody, sendEmpty, sendJson } from '../reply.js';
+import type { ServerContext } from '../context.js';
+import { pathText, queryText, readJsonBody, sendEmpty, sendJson, sendText } from '../reply.js';
 
-export function registerPromptRoutes(app: FastifyInstance, { queue }: Bridge, prefix: string): void {
+export function registerPromptRoutes(app: FastifyInstance, { bridge }: ServerContext, prefix: string): void {
+  const { queue } = bridge;
+  // Upgrades never get here: the listener takes them first.
+  app.get(`${prefix}/ws`, (request, reply) => {
+    const asked = request.headers.upgrade ?? 'None';
+    return sendText(
+      reply,
+      400,
+      `No WebSocket UPGRADE hdr: ${asked}
+ Can "Upgrade" only to "WebSocket".`,
+    );
+  });
+
   app.get(`${prefix}/prompt`, (_request, reply) =>
     sendJson(reply, { exec_info: { queue_remaining: queue.remaining } }),
   );
 
   app.post(`${prefix}/prompt`, async (request, reply) => {
-    const result = await queue.submit(readJsonBody(request));
+    const body = readJsonBody(request);
+    const source = request.headers['comfy-usage-source'];
+    const isKept = bridge.config.dialect === 'latest' && typeof source === 'string';
+    const result = await queue.submit(isKept ? withUsageSource(body, source) : body);
     if (result.accepted)
       return sendJson(reply, { prompt_id: result.promptId, number: result.number, node_errors: result.nodeErrors });
     return sendJson(reply.status(400), { error: result.error, node_errors: result.nodeErrors });
@@ -62,18 +77,19 @@ export function registerPromptRoutes(app: FastifyInstance, { queue }: Bridge, pr
   app.post(`${prefix}/free`, (request, reply) => {
     const body = readJsonBody(request);
     if (!isJsonObject(body)) throw new InvalidRequestError('The body of /free is a JSON object.');
-    if (body.get('free_memory') === true) queue.freeMemory();
+    if (isTruthy(body.get('free_memory'))) queue.freeMemory();
     return sendEmpty(reply);
   });
 }
 
-/** `{"clear": bool, "delete": [id, …]}`; a list does nothing, as in ComfyUI. */
+/** `{"clear": bool, "delete": [id, …]}`; a list does nothing, and a text is taken for its characters, as in ComfyUI. */
 function readCommand(body: JsonValue): { clear: boolean; ids: string[] } {
   if (Array.isArray(body)) return { clear: false, ids: [] };
   if (!isJsonObject(body)) throw new InvalidRequestError('The body is a JSON object with "clear" or "delete".');
-  const ids = body.get('delete');
+  const given = body.get('delete');
+  const ids = typeof given === 'string' ? Array.from(given) : given;
   if (ids !== undefined && !Array.isArray(ids)) throw new InvalidRequestError('"delete" is a list of prompt ids.');
-  return { clear: body.get('clear') === true, ids: (ids ?? []).filter((id: JsonValue) => typeof id === 'string') };
+  return { clear: isTruthy(body.get('clear')), ids: (ids ?? []).filter((id: JsonValue) => typeof id === 'string') };
 }
 
 /** A body that is missing, or no JSON, counts as `{}`: interrupting must always work. */
@@ -87,6 +103,19 @@ function readOptionalBody(raw: unknown, read: () => JsonValue): JsonObject {
   }
   if (!isJsonObject(body)) throw new InvalidRequestError('The body of /interrupt is a JSON object.');
   return body;
+}
+
+/** Newer servers keep the header with the prompt. */
+function withUsageSource(body: JsonValue, source: string): JsonValue {
+  if (!isJsonObject(body)) return body;
+  const given = body.get('extra_data');
+  const extraData = new Map(isJsonObject(given) ? given : []).set('comfy_usage_source', source);
+  return new Map(body).set('extra_data', extraData);
+}
+
+function isTruthy(value: JsonValue | undefined): boolean {
+  if (Array.isArray(value)) return value.length > 0;
+  return isJsonObject(value) ? value.size > 0 : Boolean(value);
 }
 
 function wholeNumber(text: string | undefined): number | undefined {

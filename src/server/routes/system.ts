@@ -3,30 +3,31 @@ import { freemem, totalmem } from 'node:os';
 import type { FastifyInstance } from 'fastify';
 import type { Bridge } from '../../bridge.js';
 import type { Jsonable } from '../../protocol/json.js';
+import type { ServerContext } from '../context.js';
 import { sendJson } from '../reply.js';
-
-/** The version whose protocol we speak; many clients read it as a health check. */
-const ANNOUNCED_VERSION = '0.3.64';
 
 /** What the websocket handshake and `/features` tell. */
 export function serverFeatures({ config }: Bridge): Jsonable {
-  return { supports_preview_metadata: true, max_upload_size: config.maxUploadSize * 1024 * 1024 };
+  const features = { supports_preview_metadata: true, max_upload_size: config.maxUploadSize * 1024 * 1024 };
+  // Newer clients fall back where a feature is told to be absent.
+  return config.dialect === 'latest' ? { ...features, node_replacements: true, assets: false } : features;
 }
 
-export function registerSystemRoutes(app: FastifyInstance, bridge: Bridge, prefix: string): void {
+export function registerSystemRoutes(app: FastifyInstance, { bridge, dialect }: ServerContext, prefix: string): void {
   app.get(`${prefix}/features`, (_request, reply) => sendJson(reply, serverFeatures(bridge)));
 
   app.get(`${prefix}/system_stats`, (_request, reply) => {
     const ram = { total: totalmem(), free: freemem() };
     return sendJson(reply, {
       system: {
-        os: process.platform === 'win32' ? 'nt' : 'posix',
+        os: dialect.namesPlatform ? process.platform : process.platform === 'win32' ? 'nt' : 'posix',
         ram_total: ram.total,
         ram_free: ram.free,
-        comfyui_version: ANNOUNCED_VERSION,
-        required_frontend_version: null,
+        comfyui_version: dialect.comfyuiVersion,
+        required_frontend_version: dialect.requiredFrontendVersion,
         installed_templates_version: null,
-        required_templates_version: null,
+        required_templates_version: dialect.requiredTemplatesVersion,
+        ...(dialect.namesPlatform ? { comfy_package_versions: [], deploy_environment: 'local' } : {}),
         python_version: '',
         pytorch_version: '',
         embedded_python: false,

@@ -10,7 +10,7 @@ import { rename, rm } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import { cancelledError } from '../../common/abort.js';
 import { BridgeError } from '../../common/errors.js';
-import { readSafetensorsHeader, SafetensorsWriter, type TensorPlan } from '../../formats/index.js';
+import { readModelHeader, readSafetensorsHeader, SafetensorsWriter, type TensorPlan } from '../../formats/index.js';
 import { normalize, resampleToU8 } from '../../image/index.js';
 import { nextMessages, Session, singleOperation, type Operation, type OperationCall } from '../../runtime/index.js';
 import { f32Tensor, type F32Tensor } from '../../tensor/tensor.js';
@@ -55,7 +55,7 @@ export function createQuantizeOperation(): Operation {
 
 async function quantize(call: OperationCall): Promise<QuantizeReply> {
   const request = call.payload as QuantizeRequest;
-  const resolved = resolveVisionModel(await readSafetensorsHeader(request.path));
+  const resolved = resolveVisionModel(await readModelHeader(request.path));
   const steps = new Steps(call, resolved.model.config.layers);
   const exact = await runExact(resolved, steps);
   const figures: [Scheme, number][] = [];
@@ -163,7 +163,7 @@ async function runStep(
   feeds: readonly Feed[],
 ): Promise<Map<string, F32Tensor>[]> {
   const { graph, outputs, inputs } = buildStepGraph(resolved, (g) => storedWeights(g, resolved, 'fp32'), step);
-  await using session = await Session.create(graph, { weightsFolder: dirname(resolved.model.path) });
+  await using session = await Session.create(graph, { weightsFolder: resolved.model.folder });
   const results: Map<string, F32Tensor>[] = [];
   for (const feed of feeds) {
     results.push(await session.run(Object.fromEntries(inputs.map((name) => [name, take(feed, name)])), outputs));

@@ -1,7 +1,8 @@
 /** Weights of a model's file as f32, one at a time. */
 import { open } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { ModelFormatError } from '../../common/errors.js';
+import { f8ToF32Array } from '../../tensor/float8.js';
 import { bf16ToF32Array, f16ToF32Array } from '../../tensor/float16.js';
 import { DTYPE_SIZES, tensorFromBytes, type DType, type Tensor } from '../../tensor/tensor.js';
 import type { ResolvedModel } from '../model.js';
@@ -14,7 +15,7 @@ export async function readStored({ model, weights }: ResolvedModel, name: string
       details: { path: model.path, tensor: name },
     });
   }
-  const path = range.file === undefined ? model.path : join(dirname(model.path), range.file);
+  const path = range.file === undefined ? model.path : join(model.folder, range.file);
   const file = await open(path, 'r');
   try {
     const bytes = new Uint8Array(range.sizeBytes);
@@ -35,6 +36,7 @@ export async function readF32(resolved: ResolvedModel, name: string): Promise<Fl
   if (tensor.dtype === 'F32') return tensor.data;
   if (tensor.dtype === 'F16') return f16ToF32Array(tensor.data);
   if (tensor.dtype === 'BF16') return bf16ToF32Array(tensor.data);
+  if (tensor.dtype === 'F8_E4M3' || tensor.dtype === 'F8_E5M2') return f8ToF32Array(tensor.dtype, tensor.data);
   throw new ModelFormatError('TENSOR_INVALID', `${name} is stored as ${tensor.dtype}, which int8 is not made from.`);
 }
 

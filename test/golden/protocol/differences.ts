@@ -51,6 +51,8 @@ const cycle = (place: number, output: string, id: string, ids: readonly string[]
   reason: 'A cycle is told as later versions of ComfyUI tell it; 0.3.64 swallows the error.',
 });
 
+const LAST_PART = 'A file name is its last component.';
+
 const KEPT_FILE =
   'A file that is there is never written over; with %batch_num% in the prefix ComfyUI counts from 1 again and loses it.';
 
@@ -60,6 +62,38 @@ export const DIFFERENCES: readonly Difference[] = [
   ...badRequests('interrupt-idle', 7, 8),
   ...badRequests('queue-bad-bodies', 1, 2, 3, 6, 9, 10, 11, 14),
   ...badRequests('upload-subfolder-and-type', 7),
+  ...badRequests('flags-multi-user', 3),
+  ...steps(
+    'flags-multi-user',
+    [10],
+    'status',
+    403,
+    'A user that is not known is refused, where ComfyUI fails with 500.',
+  ),
+  ...badRequests('settings', 10, 11),
+  ...badRequests('users', 3),
+  ...badRequests('ws-logs-subscribe', 7, 8),
+  ...badRequests('upload-mask', 5, 6, 7),
+  ...steps(
+    'upload-mask',
+    [3],
+    'status',
+    400,
+    'A mask whose original is not there is not stored, and the answer says so.',
+  ),
+  ...badRequests('upload-traversal', 2, 6),
+  ...steps('upload-traversal', [3], 'status', 200, LAST_PART),
+  ...steps('upload-traversal', [4], 'body.name', 'evil.png', LAST_PART),
+  ...steps('upload-traversal', [5], 'body.name', 'fine.png', LAST_PART),
+  ...steps('http-origin-host', [15], 'status', 403, 'What a page of another site asks is refused.'),
+  ...steps(
+    'http-methods',
+    [15],
+    'headers.accept-ranges',
+    null,
+    'Without a front end the index page is made, not a file.',
+  ),
+  ...steps('models-listing', [11, 13], 'body', [], 'Files that come with a ComfyUI are listed where there is one.'),
   ...badRequests('validate-malformed-bodies', 0, 1, 3, 6, 7, 8),
   ...unknownClass('object-info-empty-models', 0, 'CheckpointLoaderSimple'),
   ...unknownClass('object-info-empty-models', 3, 'VAELoader'),

@@ -59,12 +59,13 @@ async function replayOnce(scenario: Scenario, intended: readonly Difference[], i
       baseDirectory: base,
       dataDirectory: join(base, 'data'),
       tempDirectory: join(base, 'temp'),
+      userDirectory: join(base, 'user'),
       port: 0,
       ...flagValues(scenario.server_flags ?? []),
     });
     await using whole = await createBridge(config, silentLogger);
     const nodes = new Map([...whole.nodes, ...fixtureNodes.map((node) => [node.classType, node] as const)]);
-    await using queue = new PromptQueue({ table: nodes, logger: silentLogger });
+    await using queue = new PromptQueue({ table: nodes, logger: whole.logger });
     await using server = await startServer({ ...whole, nodes, queue });
     const outputClasses = new Set(
       [...nodes.values()].filter(({ isOutputNode }) => isOutputNode).map(({ classType }) => classType),

@@ -11,10 +11,9 @@ import { decodeImage } from '../../../src/image/index.js';
 import { gifClaiming, pngClaiming, tiffClaiming } from '../../support/hostile-images.js';
 
 const base64 = z.string().transform((text) => Buffer.from(text, 'base64'));
-const { pictures, apng, bmp } = z
+const { pictures, bmp } = z
   .object({
     pictures: z.array(z.object({ name: z.string(), bytes: base64, shape: z.array(z.number()), rgb: base64 })),
-    apng: base64,
     bmp: base64,
   })
   .parse(JSON.parse(readFileSync(new URL('pillow-pictures.json', import.meta.url), 'utf8')));
@@ -56,7 +55,6 @@ describe('what is no picture to be read', () => {
     ['a JPEG XL', Buffer.from('\xff\x0a\0\0', 'latin1'), /JPEG XL/],
     ['a PPM', Buffer.from('P6 1 1 255\n...'), /PNM/],
     ['a web page', Buffer.from('<!DOCTYPE html><html>'), /web page/],
-    ['an animated PNG, of which one frame would be wrong', apng, /animated PNG/],
     ['text', Buffer.from('hello'), /png, jpeg, webp, gif, tiff, avif are/],
     ['nothing', Buffer.alloc(0), /is empty/],
   ])('%s is refused by its name', async (_what, bytes, message) => {
@@ -86,6 +84,47 @@ describe('what is no picture to be read', () => {
     const before = performance.now();
     await expect(decodeImage(Buffer.from(bomb))).rejects.toMatchObject({ code: 'IMAGE_INVALID' });
     expect(performance.now() - before).toBeLessThan(1000);
+  });
+});
+
+describe('an animated PNG', () => {
+  const sound = pictures.find(({ name }) => name === 'an animated PNG of Pillow')?.bytes ?? Buffer.alloc(0);
+  /** The file with 32 bits of one of its chunks' data changed, at the `nth` chunk of a type. */
+  const changed = (type: string, nth: number, offset: number, value: number): Buffer => {
+    const out = Buffer.from(sound);
+    let at = -1;
+    for (let i = 0; i <= nth; i += 1) at = out.indexOf(type, at + 1, 'latin1');
+    out.writeUInt32BE(value, at + 4 + offset);
+    return out;
+  };
+
+  it.each([
+    ['a frame that lies outside of it', changed('fcTL', 1, 12, 4)],
+    ['a frame of no rows', changed('fcTL', 2, 8, 0)],
+    ['a frame of 2^32 columns', changed('fcTL', 2, 4, 2 ** 32 - 1)],
+    ['more frames claimed than there are', changed('acTL', 0, 0, 4_000_000_000)],
+    ['an end amid its frames', sound.subarray(0, sound.length - 100)],
+    ['rubbish in a frame', changed('fdAT', 1, 6, 0xdeadbeef)],
+  ])('with %s is refused', async (_what, bytes) => {
+    expect((await decodeImage(sound)).rgb.shape[0]).toBe(4);
+    await expect(decodeImage(bytes)).rejects.toMatchObject({ code: 'IMAGE_INVALID' });
+    const path = join(folder, 'animated.png');
+    await writeFile(path, bytes);
+    await expect(decodeImage(path)).rejects.toMatchObject({ code: 'IMAGE_INVALID' });
+  });
+
+  it('whose last chunk claims 4 GB is read no further than the file goes', async () => {
+    const path = join(folder, 'claims.png');
+    await writeFile(path, changed('fdAT', 2, -8, 0xfffffff0));
+    const before = process.memoryUsage().arrayBuffers;
+    const { rgb } = await decodeImage(path);
+    expect(rgb.data).toEqual((await decodeImage(sound)).rgb.data);
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(50_000_000);
+  });
+
+  it('counts the pixels of all frames', async () => {
+    await expect(decodeImage(sound, { maxPixels: 79 })).rejects.toMatchObject({ code: 'IMAGE_TOO_LARGE' });
+    expect((await decodeImage(sound, { maxPixels: 80 })).rgb.shape).toEqual([4, 4, 5, 3]);
   });
 });
 

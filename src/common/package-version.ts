@@ -1,4 +1,4 @@
-/** The version in package.json, which lies two folders above both src/cli and dist/cli. */
+/** The version in package.json, which lies two folders above both src/common and dist/common. */
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 

@@ -1,0 +1,163 @@
+/**
+ * Embeds in files: our own safetensors with their provenance, and the `.ipadpt` files of IPAdapter_plus, which are
+ * PyTorch files of one tensor and are read without executing their pickle.
+ */
+import { basename } from 'node:path';
+import { z } from 'zod';
+import { ModelFormatError, messageOf } from '../common/errors.js';
+import {
+  parseSafetensors,
+  readModelHeader,
+  readTensor,
+  serializeSafetensors,
+  type ModelHeader,
+} from '../formats/index.js';
+import { bf16ToF32Array, f16ToF32Array } from '../tensor/float16.js';
+import { elementCount, f32Tensor, type F32Tensor, type Tensor } from '../tensor/tensor.js';
+import type { AdapterFeatures } from './engine.js';
+import type { EmbedsProvenance, IPAdapterEmbeds } from './embeds.js';
+
+const FORMAT = 'vision-bridge-ipadapter-embeds';
+const VERSION = '1';
+/** Embeds of hundreds of pictures; a file beyond this is a model. */
+const MAX_EMBEDS_BYTES = 1 << 30;
+
+const TENSOR_NAMES = ['cond.image', 'cond.face', 'uncond.image', 'uncond.face'] as const;
+
+const provenanceSchema = z.object({
+  adapter: z.object({ name: z.string(), variant: z.string(), identity: z.string() }).optional(),
+  encoder: z.object({ name: z.string(), family: z.string(), identity: z.string() }).optional(),
+  images: z.array(z.string()),
+  settings: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.array(z.number())])),
+});
+
+/** Embeds as the bytes of a safetensors file. */
+export function serializeEmbeds({ cond, uncond, provenance }: IPAdapterEmbeds): Uint8Array<ArrayBuffer> {
+  const named = {
+    'cond.image': cond.image,
+    'cond.face': cond.face,
+    'uncond.image': uncond?.image,
+    'uncond.face': uncond?.face,
+  };
+  const tensors = Object.fromEntries(
+    Object.entries(named).flatMap(([name, tensor]) => (tensor === undefined ? [] : [[name, tensor]])),
+  );
+  return serializeSafetensors(tensors, {
+    format: FORMAT,
+    version: VERSION,
+    provenance: JSON.stringify(provenance),
+  });
+}
+
+/**
+ * Reads a file of embeds: ours, or one of IPAdapter_plus, which has the conditional part alone.
+ *
+ * @throws {ModelFormatError} `EMBEDS_INVALID`, and what the container's reader throws.
+ */
+export async function readEmbeds(path: string): Promise<IPAdapterEmbeds> {
+  const header = await readModelHeader(path, { soleTensor: 'embeds' });
+  const label = basename(path);
+  const sizeBytes = [...header.tensors.values()].reduce((sum, tensor) => sum + tensor.sizeBytes, 0);
+  if (sizeBytes > MAX_EMBEDS_BYTES) throw invalid(label, `it has ${sizeBytes} bytes of tensors; is it a model?`);
+  return header.metadata.get('format') === FORMAT ? readOwn(header, label) : readForeign(header, label);
+}
+
+async function readOwn(header: ModelHeader, label: string): Promise<IPAdapterEmbeds> {
+  const tensors = new Map<string, Tensor>();
+  for (const name of TENSOR_NAMES) {
+    if (header.tensors.has(name)) tensors.set(name, await readTensor(header, name));
+  }
+  return assemble(tensors, header.metadata, label);
+}
+
+/**
+ * Embeds of our own format, from the bytes of a safetensors document.
+ *
+ * @throws {ModelFormatError} `EMBEDS_INVALID`, `SAFETENSORS_INVALID`
+ */
+export function parseEmbeds(bytes: Uint8Array, label: string): IPAdapterEmbeds {
+  const { tensors, metadata } = parseSafetensors(bytes, label);
+  if (metadata.get('format') !== FORMAT) throw invalid(label, `its metadata has no format "${FORMAT}"`);
+  return assemble(tensors, metadata, label);
+}
+
+function assemble(
+  tensors: ReadonlyMap<string, Tensor>,
+  metadata: ReadonlyMap<string, string>,
+  label: string,
+): IPAdapterEmbeds {
+  const provenance = parseProvenance(metadata, label);
+  const find = (name: (typeof TENSOR_NAMES)[number]): F32Tensor | undefined => {
+    const tensor = tensors.get(name);
+    return tensor === undefined ? undefined : checkTensor(tensor, name, label);
+  };
+  const cond = featuresOf(find('cond.image'), find('cond.face'));
+  const uncond = featuresOf(find('uncond.image'), find('uncond.face'));
+  if (cond === undefined) throw invalid(label, 'it has neither "cond.image" nor "cond.face"');
+  return { kind: 'ipadapter_embeds', cond, ...(uncond === undefined ? {} : { uncond }), provenance };
+}
+
+function featuresOf(image: F32Tensor | undefined, face: F32Tensor | undefined): AdapterFeatures | undefined {
+  if (image === undefined && face === undefined) return undefined;
+  return { ...(image === undefined ? {} : { image }), ...(face === undefined ? {} : { face }) };
+}
+
+function parseProvenance(metadata: ReadonlyMap<string, string>, label: string): EmbedsProvenance {
+  if (metadata.get('version') !== VERSION) {
+    throw invalid(label, `its version is ${metadata.get('version') ?? 'not given'}; ${VERSION} is read`);
+  }
+  let json: unknown;
+  try {
+    json = JSON.parse(metadata.get('provenance') ?? '');
+  } catch (error) {
+    throw invalid(label, `its provenance is not JSON (${messageOf(error)})`);
+  }
+  const parsed = provenanceSchema.safeParse(json);
+  if (!parsed.success) throw invalid(label, 'its provenance lacks images or settings');
+  const { adapter, encoder, images, settings } = parsed.data;
+  return {
+    ...(adapter === undefined ? {} : { adapter }),
+    ...(encoder === undefined ? {} : { encoder }),
+    images,
+    settings,
+  };
+}
+
+/** One tensor and nothing else: `torch.save(embeds)`. Face embeddings are `[B, 1, F]`, hidden states have many tokens. */
+async function readForeign(header: ModelHeader, label: string): Promise<IPAdapterEmbeds> {
+  const [name, ...more] = header.tensors.keys();
+  if (name === undefined || more.length > 0) {
+    throw invalid(label, `it has ${header.tensors.size} tensors; a file of embeds has one`);
+  }
+  const tensor = checkTensor(await readTensor(header, name), name, label);
+  const cond = tensor.shape.length === 3 && tensor.shape[1] === 1 ? { face: tensor } : { image: tensor };
+  return {
+    kind: 'ipadapter_embeds',
+    cond,
+    provenance: { images: [], settings: { source: label } },
+  };
+}
+
+function checkTensor(stored: Tensor, name: string, label: string): F32Tensor {
+  const { shape } = stored;
+  if (shape.length < 2 || shape.length > 3 || elementCount(shape) === 0) {
+    throw invalid(label, `${name} has the shape [${shape.join(', ')}]; embeds are [B, E] or [B, N, D]`);
+  }
+  const tensor = toF32(stored);
+  if (tensor === undefined) throw invalid(label, `${name} is not stored as a floating-point number`);
+  if (!tensor.data.every(Number.isFinite)) throw invalid(label, `${name} holds values that are no numbers`);
+  return tensor;
+}
+
+function toF32(tensor: Tensor): F32Tensor | undefined {
+  if (tensor.dtype === 'F32') return tensor;
+  if (tensor.dtype === 'F64') return f32Tensor(tensor.shape, Float32Array.from(tensor.data));
+  if (tensor.dtype === 'F16') return f32Tensor(tensor.shape, f16ToF32Array(tensor.data));
+  return tensor.dtype === 'BF16' ? f32Tensor(tensor.shape, bf16ToF32Array(tensor.data)) : undefined;
+}
+
+function invalid(label: string, problem: string): ModelFormatError {
+  return new ModelFormatError('EMBEDS_INVALID', `${label} holds no IP-Adapter embeds: ${problem}.`, {
+    details: { file: label },
+  });
+}

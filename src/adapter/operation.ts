@@ -1,0 +1,158 @@
+/**
+ * Projecting, inside the inference process: open the adapter on first use, run.
+ *
+ * The parent sends a path, not a header: the file is looked at again here, so that a file that was replaced is never run
+ * with the offsets of the old one. Projections stay open; the layers' keys and values, most of an SDXL adapter's bytes,
+ * are computed a group of layers at a time, and stay open only where one group is all of them.
+ */
+import { throwIfAborted } from '../common/abort.js';
+import { readModelHeader, stampKey } from '../formats/index.js';
+import {
+  nextMessages,
+  Session,
+  singleOperation,
+  type Device,
+  type Operation,
+  type OperationCall,
+} from '../runtime/index.js';
+import { elementCount, type F32Tensor } from '../tensor/tensor.js';
+import { joinBatch } from '../vision/index.js';
+import type { ProjectionInput } from './families/index.js';
+import { buildLayersGraph, buildProjectionGraph, keysName, SCALE, TOKENS, valuesName } from './graph.js';
+import { resolveAdapter, type ResolvedAdapter } from './model.js';
+
+/** Name under which the parent calls it. */
+export const PROJECT_OPERATION = 'adapter.project';
+
+export interface ProjectRequest {
+  /** Real path of the adapter. */
+  readonly path: string;
+  readonly isFaceIdV2: boolean;
+  /** Each with the same first dimension. */
+  readonly inputs: Readonly<Partial<Record<ProjectionInput, F32Tensor>>>;
+  /** Share of the resampler in FaceID-plus v2. */
+  readonly scale: number;
+  /** Layers whose keys and values are wanted. */
+  readonly layers: readonly number[];
+  readonly device: Device;
+}
+
+export interface ProjectReply {
+  readonly tokens: F32Tensor;
+  /** `k.1`, `v.1`, … of the layers asked for. */
+  readonly keyValues: Readonly<Record<string, F32Tensor>>;
+}
+
+/** Rows per run: keeps memory flat and cancellation prompt. */
+const ROWS_PER_RUN = 8;
+/** Sessions kept open; the least recently used one goes first. */
+const MAX_OPEN_SESSIONS = 4;
+/** Stored bytes of layers that are in memory at once: half floats take twice as many there. */
+const MAX_GROUP_BYTES = 256 * 2 ** 20;
+
+/** The operation, with sessions of its own. */
+export function createProjectOperation(): Operation {
+  const open = new Map<string, Session>();
+
+  const acquire = async (
+    key: string,
+    { model, folder }: ResolvedAdapter,
+    device: Device,
+    call: OperationCall,
+    build: () => Uint8Array,
+  ): Promise<Session> => {
+    const known = open.get(key);
+    if (known !== undefined) {
+      open.delete(key);
+      open.set(key, known);
+      return known;
+    }
+    call.report({ stage: 'loading', model: model.path });
+    for (const [oldest, session] of open) {
+      if (open.size < MAX_OPEN_SESSIONS) break;
+      open.delete(oldest);
+      await session[Symbol.asyncDispose]();
+    }
+    const fresh = await Session.create(build(), { weightsFolder: folder, device });
+    open.set(key, fresh);
+    return fresh;
+  };
+
+  return singleOperation(async (call) => {
+    // Both sides of the channel are this program.
+    const request = call.payload as ProjectRequest;
+    const header = await readModelHeader(request.path);
+    const adapter = resolveAdapter(header, { isFaceIdV2: request.isFaceIdV2 });
+    const key = `${stampKey(header.stamp)} ${adapter.model.variant} ${request.device}`;
+    const session = await acquire(key, adapter, request.device, call, () => buildProjectionGraph(adapter));
+    const tokens = await project(session, adapter, request, call);
+    const keyValues: Record<string, F32Tensor> = {};
+    const groups = groupLayers(adapter, request.layers);
+    for (const layers of groups) {
+      await checkpoint(call);
+      const build = (): Uint8Array => buildLayersGraph(adapter, layers);
+      const names = layers.flatMap((layer) => [keysName(layer), valuesName(layer)]);
+      const isOnlyGroup = groups.length === 1;
+      const layerSession = isOnlyGroup
+        ? await acquire(`${key} layers ${layers.join()}`, adapter, request.device, call, build)
+        : await Session.create(build(), { weightsFolder: adapter.folder, device: request.device });
+      try {
+        for (const [name, tensor] of await layerSession.run({ [TOKENS]: tokens }, names)) keyValues[name] = tensor;
+      } finally {
+        if (!isOnlyGroup) await layerSession[Symbol.asyncDispose]();
+      }
+    }
+    return { tokens, keyValues } satisfies ProjectReply;
+  });
+}
+
+/** Lets messages in, and stops a call that was given up. */
+async function checkpoint({ signal }: OperationCall): Promise<void> {
+  await nextMessages();
+  throwIfAborted(signal);
+}
+
+async function project(
+  session: Session,
+  { model, family }: ResolvedAdapter,
+  { inputs, scale }: ProjectRequest,
+  call: OperationCall,
+): Promise<F32Tensor> {
+  const count = inputs[family.inputs[0] ?? 'image_embeds']?.shape[0] ?? 0;
+  const parts: F32Tensor[] = [];
+  for (let first = 0; first < count; first += ROWS_PER_RUN) {
+    await checkpoint(call);
+    const end = Math.min(count, first + ROWS_PER_RUN);
+    const feeds: Record<string, F32Tensor> =
+      model.variant === 'faceid_plus_v2' ? { [SCALE]: { dtype: 'F32', shape: [1], data: Float32Array.of(scale) } } : {};
+    for (const name of family.inputs) {
+      const input = inputs[name];
+      if (input !== undefined) feeds[name] = rowsOf(input, first, end);
+    }
+    const tokens = (await session.run(feeds, [TOKENS])).get(TOKENS);
+    if (tokens !== undefined) parts.push(tokens);
+    call.report({ stage: 'running', done: end, total: count });
+  }
+  return joinBatch(parts);
+}
+
+/** Layers in their order, in groups of bounded size; a layer larger than the bound is a group of its own. */
+function groupLayers({ keys }: ResolvedAdapter, layers: readonly number[]): number[][] {
+  const groups: number[][] = [];
+  let bytes = Infinity;
+  for (const layer of layers) {
+    const sizeBytes = 2 * (keys.attention.get(`${layer}.to_k_ip.weight`)?.sizeBytes ?? 0);
+    if (bytes + sizeBytes > MAX_GROUP_BYTES) {
+      groups.push([]);
+      bytes = 0;
+    }
+    groups.at(-1)?.push(layer);
+    bytes += sizeBytes;
+  }
+  return groups;
+}
+
+function rowsOf({ shape, data }: F32Tensor, first: number, end: number): F32Tensor {
+  const length = elementCount(shape.slice(1));
+  return { dtype: 'F32', shape: [end - first, ...shape.slice(1)], data: data.subarray(first * length, end * length) };
+}

@@ -1,0 +1,42 @@
+/** `vision-bridge ipadapter combine`: several files of embeds as one. */
+import { writeFile } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { Command, Option } from 'commander';
+import {
+  combineEmbeds,
+  COMBINE_MODES,
+  readEmbeds,
+  serializeEmbeds,
+  weighEmbeds,
+  type CombineMode,
+} from '../../../adapter/index.js';
+import { printJson, printLine } from '../../output.js';
+import { parseNumbers } from './numbers.js';
+
+interface CombineFlags {
+  readonly method: CombineMode;
+  readonly out: string;
+  readonly weights?: string;
+  readonly json?: boolean;
+}
+
+export function combineCommand(): Command {
+  return new Command('combine')
+    .description('combine files of embeds, ours or .ipadpt of IPAdapter_plus')
+    .argument('<embeds...>', 'files of embeds, in order')
+    .addOption(new Option('--method <mode>', 'how').choices(COMBINE_MODES).default('concat'))
+    .option('--weights <list>', 'a weight per file, such as 1,0.5')
+    .requiredOption('--out <file>', 'the .safetensors file to write')
+    .option('--json', 'one JSON document')
+    .action(async (files: string[], { method, out, weights, json }: CombineFlags) => {
+      const factors = weights === undefined ? [] : parseNumbers(weights, '--weights');
+      const list = [];
+      for (const [i, file] of files.entries())
+        list.push(weighEmbeds(await readEmbeds(resolve(file)), [factors[i] ?? factors.at(-1) ?? 1]));
+      const combined = combineEmbeds(list, method);
+      await writeFile(out, serializeEmbeds(combined));
+      const { shape } = combined.cond.image ?? combined.cond.face ?? { shape: [] };
+      if (json === true) printJson({ out, method, files, shape, provenance: combined.provenance });
+      else printLine(`${files.length} files, ${method}: [${shape.join(', ')}] written to ${out}`);
+    });
+}

@@ -1,0 +1,9 @@
+/** Lists of numbers on the command line. */
+import { InvalidRequestError } from '../../../common/errors.js';
+
+/** `1,0.5` as numbers. @throws {InvalidRequestError} naming the flag. */
+export function parseNumbers(text: string, flag: string): number[] {
+  const numbers = text.split(',').map((entry) => (entry.trim() === '' ? NaN : Number(entry)));
+  if (numbers.every(Number.isFinite)) return numbers;
+  throw new InvalidRequestError(`${flag} takes numbers such as 1,0.5; got "${text}".`);
+}

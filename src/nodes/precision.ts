@@ -1,0 +1,12 @@
+/** The numbers that an encode computes with, as nodes offer them. */
+import type { NodeInputs } from '../graph/index.js';
+import type { Precision } from '../vision/index.js';
+import { textInput } from './values.js';
+
+export const PRECISIONS = ['comfy', 'fp32', 'int8'] as const satisfies readonly Precision[];
+
+/** Validation has matched the choices. */
+export function precisionInput(inputs: NodeInputs, name: string): (typeof PRECISIONS)[number] {
+  const text = textInput(inputs, name);
+  return PRECISIONS.find((precision) => precision === text) ?? 'comfy';
+}

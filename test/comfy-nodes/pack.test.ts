@@ -1,0 +1,130 @@
+/**
+ * The ComfyUI pack's own tests, in Python with real torch, against real servers.
+ *
+ * A Python that has torch is found by itself, or named by VISION_BRIDGE_TEST_PYTHON. Where there is none, CI=true or
+ * VISION_BRIDGE_TEST_VENV=1 makes a virtual environment; otherwise the tests are skipped and say so. With
+ * COMFYUI_CHECKOUT they run against that ComfyUI in place of the stand-in.
+ */
+import { execFile, spawnSync } from 'node:child_process';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { createDemoTree, type DemoTree } from '../../src/cli/demo/tree.js';
+import { serializeSafetensors } from '../../src/formats/index.js';
+import { preprocess } from '../../src/image/index.js';
+import { f32Tensor, type F32Tensor } from '../../src/tensor/tensor.js';
+import { featureTensors, presetConfig, writeRandomModel } from '../../src/vision/index.js';
+import { startEngine } from '../support/inference.js';
+import { seededRandom } from '../support/random.js';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const NEEDED = 'import torch, numpy, aiohttp, safetensors';
+const VENV = resolve(ROOT, '.test-results', 'pack-venv');
+
+function hasTorch(python: string): boolean {
+  return spawnSync(python, ['-c', NEEDED], { stdio: 'ignore' }).status === 0;
+}
+
+function makeEnvironment(): string | undefined {
+  const inVenv = process.platform === 'win32' ? ['Scripts', 'python.exe'] : ['bin', 'python'];
+  const python = join(VENV, ...inVenv);
+  if (hasTorch(python)) return python;
+  const steps: [string, string[]][] = [
+    [process.platform === 'win32' ? 'python' : 'python3', ['-m', 'venv', VENV]],
+    [python, ['-m', 'pip', 'install', '-qq', '--retries', '1', 'torch', 'numpy', 'aiohttp', 'safetensors']],
+  ];
+  for (const [command, args] of steps) {
+    const { status } = spawnSync(command, args, { stdio: ['ignore', 'ignore', 'inherit'] });
+    if (status !== 0) return undefined;
+  }
+  return hasTorch(python) ? python : undefined;
+}
+
+function findPython(): string | undefined {
+  const named = process.env['VISION_BRIDGE_TEST_PYTHON'];
+  const found = (named === undefined ? ['python3', 'python'] : [named]).find(hasTorch);
+  const mayMake = process.env['CI'] === 'true' || process.env['VISION_BRIDGE_TEST_VENV'] === '1';
+  return found ?? (mayMake ? makeEnvironment() : undefined);
+}
+
+const python = findPython();
+if (python === undefined) {
+  console.log(
+    "The pack's Python tests are skipped: no Python here has torch. Name one with VISION_BRIDGE_TEST_PYTHON, or let the tests make a virtual environment with VISION_BRIDGE_TEST_VENV=1.",
+  );
+}
+
+let tree: DemoTree;
+
+/** What the engine gives, for the tests to compare with. */
+async function writeExpected(): Promise<void> {
+  const models = join(tree.root, 'models', 'clip_vision');
+  const siglip = presetConfig('SigLIP so400m 384');
+  if (siglip === undefined) throw new Error('no preset');
+  const config = { ...siglip.config, hiddenSize: 48, heads: 2, layers: 3, intermediateSize: 96 };
+  const siglipPath = join(models, 'siglip-tiny.safetensors');
+  await writeRandomModel(siglipPath, config, { withConfig: true, modelType: siglip.modelType });
+  await using started = startEngine();
+  const { engine } = started;
+  const random = seededRandom(5);
+  const image = f32Tensor(
+    [2, 150, 200, 3],
+    Float32Array.from({ length: 2 * 150 * 200 * 3 }, (_none, i) => (Math.sin(i / 500) + 1) * 0.45 + random() * 0.02),
+  );
+  const tensors: Record<string, F32Tensor> = { image };
+  for (const [label, path] of [
+    ['clip', join(models, 'CLIP-ViT-H-demo.safetensors')],
+    ['siglip', siglipPath],
+  ] as const) {
+    const model = await engine.open(path);
+    const { imageSize: size, imageMean: mean, imageStd: std } = model.config;
+    const pixelValues = preprocess(image, { size, crop: 'center', mean, std });
+    tensors[`${label}.pixel_values`] = pixelValues;
+    const add = (prefix: string, output: Parameters<typeof featureTensors>[0]): void => {
+      for (const [name, tensor] of Object.entries(featureTensors(output))) tensors[`${prefix}.${name}`] = tensor;
+    };
+    add(label, await engine.encode(model, { pixelValues }, { outputs: model.outputs }));
+    for (const crop of ['center', 'none'] as const)
+      add(`${label}.${crop}`, await engine.encode(model, image, { crop }));
+  }
+  await writeFile(join(tree.root, 'expected.safetensors'), serializeSafetensors(tensors));
+}
+
+describe.skipIf(python === undefined)("the pack's Python tests", () => {
+  beforeAll(async () => {
+    tree = await createDemoTree();
+    await mkdir(join(tree.root, 'user'), { recursive: true });
+    await writeExpected();
+  });
+  afterAll(() => tree[Symbol.asyncDispose]());
+
+  it.each(['test_client.py', 'test_drop_in.py', 'test_nodes.py'])(
+    '%s passes',
+    async (file) => {
+      const serve = [
+        '--import',
+        import.meta.resolve('tsx'),
+        join(ROOT, 'src/cli/main.ts'),
+        'serve',
+        '--comfyui',
+        tree.root,
+      ];
+      const args = [join(ROOT, 'test/comfy-nodes', file), '-v'];
+      const env = {
+        ...process.env,
+        PYTHONDONTWRITEBYTECODE: '1',
+        PACK_TEST_ROOT: tree.root,
+        PACK_TEST_PACK: join(ROOT, 'comfy-nodes'),
+        PACK_TEST_SERVE: JSON.stringify([process.execPath, ...serve, '--data-directory', tree.dataDirectory]),
+      };
+      try {
+        await promisify(execFile)(python ?? '', args, { cwd: ROOT, maxBuffer: 2 ** 26, env });
+      } catch (error) {
+        expect.fail(error instanceof Error && 'stderr' in error ? String(error.stderr) : String(error));
+      }
+    },
+    120_000,
+  );
+});

@@ -1,0 +1,5 @@
+"""No server: the pack then registers no routes."""
+
+
+class PromptServer:
+    instance = None
