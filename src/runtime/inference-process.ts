@@ -12,7 +12,7 @@ import { readEnvironment } from '../common/environment.js';
 import { BridgeError, messageOf, RuntimeUnavailableError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
 import { fromWireError, type Progress, type ToChild, type ToParent } from './messages.js';
-import { loaderArguments } from './typescript-loader.js';
+import { loaderArguments } from '../common/typescript-loader.js';
 
 export interface InferenceProcessOptions {
   /** The child's entry, a file of workers/. */

@@ -9,7 +9,7 @@ import type { Piscina } from 'piscina';
 import { cancelledError, throwIfAborted } from '../common/abort.js';
 import { BridgeError, messageOf } from '../common/errors.js';
 import { fromWireError, toWireError, type WireError } from './messages.js';
-import { threadLoaderArguments } from './typescript-loader.js';
+import { threadLoaderArguments } from '../common/typescript-loader.js';
 
 const MAX_THREADS = 4;
 const IDLE_MS = 10_000;

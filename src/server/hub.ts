@@ -44,6 +44,8 @@ interface Client {
   readonly socket: WebSocket;
   /** ComfyUI: exactly JSON true. */
   wantsPreviewMetadata: boolean;
+  /** Ours: told of the progress of scans. Clients of ComfyUI do not know such events, and are not sent any. */
+  wantsScans: boolean;
   hasSpoken: boolean;
   lastHeardMs: number;
 }
@@ -82,7 +84,7 @@ export class Hub {
       socket.close(TRY_AGAIN_LATER, 'too many clients');
       return;
     }
-    const client: Client = { id, socket, wantsPreviewMetadata: false, hasSpoken: false, lastHeardMs: Date.now() };
+    const client: Client = { id, socket, wantsPreviewMetadata: false, wantsScans: false, hasSpoken: false, lastHeardMs: Date.now() };
     this.#clients.set(id, client);
     if (replaced !== undefined) this.#replace(replaced.socket);
     const hear = (): void => {
@@ -132,6 +134,14 @@ export class Hub {
           this.#send(client, previewFrame(event.image));
       }
     }
+  }
+
+  /** Progress of a scan, for clients that announced `supports_registry_events`. */
+  deliverScan(progress: Readonly<Record<string, Jsonable>>): void {
+    const targets = [...this.#clients.values()].filter(({ wantsScans }) => wantsScans);
+    if (targets.length === 0) return;
+    const text = writeJson({ type: 'vision_bridge_registry', data: progress });
+    for (const client of targets) this.#send(client, text);
   }
 
   setLogSubscription(clientId: string, isEnabled: boolean): void {
@@ -195,6 +205,7 @@ export class Hub {
     if (message.get('type') !== 'feature_flags') return;
     const flags = message.get('data');
     client.wantsPreviewMetadata = isJsonObject(flags) && flags.get('supports_preview_metadata') === true;
+    client.wantsScans = isJsonObject(flags) && flags.get('supports_registry_events') === true;
     this.#sendJson(client, 'feature_flags', this.#options.features());
   }
 

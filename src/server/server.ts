@@ -68,6 +68,11 @@ export async function startServer(bridge: Bridge): Promise<BridgeServer> {
       hub.deliverLog(entry);
     }),
   );
+  subscriptions.push(
+    bridge.registry.subscribe((progress) => {
+      hub.deliverScan({ ...progress });
+    }),
+  );
   const context: ServerContext = {
     bridge,
     hub,

@@ -30,12 +30,11 @@ export function statsCommand(): Command {
       const names = (Object.keys(STATS) as StatName[]).filter(
         (name) => name === 'files' || name === 'sizeBytes' || stats.total[name] > 0,
       );
-      const rows = [...stats.groups, { group: 'total', ...stats.total }].map((group) =>
-        Object.fromEntries([
-          [by as string, group.group],
-          ...names.map((name) => [STATS[name].label, group[name]] as const),
-        ]),
-      );
+      const rows = [...stats.groups, { group: 'total', ...stats.total }].map((group) => {
+        const row: Record<string, string | number> = { [by]: group.group };
+        for (const name of names) row[STATS[name].label] = group[name];
+        return row;
+      });
       const units = new Map<string, string>(names.map((name) => [STATS[name].label, STATS[name].unit]));
       printRows(format, [by, ...units.keys()], rows, (column, value) => {
         if (typeof value !== 'number') return String(value);

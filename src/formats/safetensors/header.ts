@@ -85,12 +85,12 @@ export function parseHeader(json: Uint8Array, dataStart: number, fileBytes: numb
   }
 }
 
-/** The `__metadata__` object alone, for readers that found where it lies. @throws {ModelFormatError} */
-export function parseMetadata(json: Uint8Array, label: string): ReadonlyMap<string, string> {
+/** The `__metadata__` object alone, for a reader that found where it lies; undefined when it is not sound. */
+export function parseMetadata(json: Uint8Array): ReadonlyMap<string, string> | undefined {
   try {
     return readMetadata(parseJson(json));
   } catch (error) {
-    if (error instanceof HeaderProblem) throw invalid(label, error.message);
+    if (error instanceof HeaderProblem) return undefined;
     throw error;
   }
 }

@@ -52,6 +52,19 @@ const MAX_SIGHTINGS = 4096;
 /** Enough of a table's end to tell ranks apart: the last offsets are there. */
 const FINGERPRINT_BYTES = 64;
 
+/** Four letters as a number, to compare them at once. */
+const word = (letters: string): number => Buffer.from(letters).readInt32BE();
+const COLON_D = word(':{"d');
+const TYPE = word('type');
+const E_TEXT = word('e":"');
+const COMMA_S = word('","s');
+const HAPE = word('hape');
+const E_LIST = word('e":[');
+const COMMA_DA = word(',"da');
+const TA_O = word('ta_o');
+const FFSE = word('ffse');
+const TS = word('ts":');
+
 const METADATA_KEY = Buffer.from('"__metadata__"');
 const DTYPE_KEY = Buffer.from('dtype');
 const SHAPE_KEY = Buffer.from('shape');
@@ -84,9 +97,8 @@ export class HeaderScanner<T> {
     if (split !== undefined) {
       const layout = this.#layoutOf(json.subarray(split.tableStart), fileBytes - dataStart);
       if (layout !== undefined) {
-        const metadata =
-          split.metadata === undefined ? new Map<string, string>() : parseMetadata(split.metadata, label);
-        return { digest: layout.digest, metadata, hasDuplicateNames: false };
+        const metadata = split.metadata === undefined ? new Map<string, string>() : parseMetadata(split.metadata);
+        if (metadata !== undefined) return { digest: layout.digest, metadata, hasDuplicateNames: false };
       }
     }
     const { tensors, metadata } = parseHeader(json, dataStart, fileBytes, label);
@@ -137,7 +149,7 @@ export class HeaderScanner<T> {
 function splitMetadata(json: Buffer): { metadata: Buffer | undefined; tableStart: number } | undefined {
   if (json[0] !== OPEN_OBJECT) return undefined;
   let at = skipBlanks(json, 1);
-  if (METADATA_KEY.compare(json, at, at + METADATA_KEY.length) !== 0) return { metadata: undefined, tableStart: at };
+  if (!METADATA_KEY.equals(json.subarray(at, at + METADATA_KEY.length))) return { metadata: undefined, tableStart: at };
   at = skipBlanks(json, at + METADATA_KEY.length);
   if (json[at] !== COLON) return undefined;
   const start = skipBlanks(json, at + 1);
@@ -172,6 +184,12 @@ function skipBlanks(bytes: Buffer, start: number): number {
     if (byte !== BLANK && byte !== 0x0a && byte !== 0x0d && byte !== 0x09) return at;
     at += 1;
   }
+}
+
+/** Whether digits are a number as JSON has it, small enough to be exact. */
+function isNumber(bytes: Buffer, start: number, end: number): boolean {
+  const digits = end - start;
+  return digits === 1 || (digits > 1 && digits <= SAFE_DIGITS && bytes[start] !== ZERO);
 }
 
 /** One pass over the tensors of a header, into arrays that are used again for the next one. */
@@ -270,21 +288,105 @@ class TableReader {
     this.#ends[index] = stop;
     if (!this.#hashName(index, start, stop)) return false;
     this.#at = stop + 1;
+    return this.#usualFields(index) || this.#anyFields(index);
+  }
+
+  /** The fields as the reference library writes them: this order, no blanks. False, and nothing passed, for others. */
+  #usualFields(index: number): boolean {
+    const bytes = this.#bytes;
+    const view = this.#view;
+    let at = this.#at;
+    // Room for the longest beginning and end of an entry; the last ones of a file may take the other way.
+    if (at + 64 > bytes.length) return false;
+    if (view.getInt32(at) !== COLON_D || view.getInt32(at + 4) !== TYPE || view.getInt32(at + 7) !== E_TEXT)
+      return false;
+    at += 11;
+    const dtype = DTYPES[this.#lastDtype];
+    if (dtype === undefined) return false;
+    for (let i = 0; i < dtype.bytes.length; i += 1) if (bytes[at + i] !== dtype.bytes[i]) return false;
+    at += dtype.bytes.length;
+    if (view.getInt32(at) !== COMMA_S || view.getInt32(at + 4) !== HAPE || view.getInt32(at + 7) !== E_LIST)
+      return false;
+    at += 11;
+    const first = this.#sideCount;
+    let elements = 1;
+    while (bytes[at] !== CLOSE_LIST) {
+      const start = at;
+      let value = 0;
+      let byte = bytes[at] ?? 0;
+      for (; byte >= ZERO && byte <= NINE; byte = bytes[at] ?? 0) {
+        value = value * 10 + byte - ZERO;
+        at += 1;
+      }
+      if (!isNumber(bytes, start, at) || this.#sideCount - first === MAX_RANK) return this.#giveUp(first);
+      this.#append(value);
+      elements *= value;
+      if (byte === COMMA && bytes[at + 1] !== CLOSE_LIST) at += 1;
+      else if (byte !== CLOSE_LIST) return this.#giveUp(first);
+    }
+    if (at + 64 > bytes.length) return this.#giveUp(first);
+    if (view.getInt32(at + 1) !== COMMA_DA || view.getInt32(at + 5) !== TA_O || view.getInt32(at + 9) !== FFSE)
+      return this.#giveUp(first);
+    if (view.getInt32(at + 13) !== TS || bytes[at + 17] !== OPEN_LIST) return this.#giveUp(first);
+    at += 18;
+    let start = at;
+    let begin = 0;
+    let byte = bytes[at] ?? 0;
+    for (; byte >= ZERO && byte <= NINE; byte = bytes[at] ?? 0) {
+      begin = begin * 10 + byte - ZERO;
+      at += 1;
+    }
+    if (byte !== COMMA || !isNumber(bytes, start, at)) return this.#giveUp(first);
+    at += 1;
+    start = at;
+    let end = 0;
+    byte = bytes[at] ?? 0;
+    for (; byte >= ZERO && byte <= NINE; byte = bytes[at] ?? 0) {
+      end = end * 10 + byte - ZERO;
+      at += 1;
+    }
+    if (byte !== CLOSE_LIST || bytes[at + 1] !== CLOSE_OBJECT || !isNumber(bytes, start, at))
+      return this.#giveUp(first);
+    if (!this.#accept(index, this.#lastDtype, elements, begin, end)) return this.#giveUp(first);
+    this.#at = at + 2;
+    return true;
+  }
+
+  #giveUp(sideCount: number): false {
+    this.#sideCount = sideCount;
+    return false;
+  }
+
+  /** Keeps an entry whose data follows the one before and has the size that its shape asks for. */
+  #accept(index: number, code: number, elements: number, begin: number, end: number): boolean {
+    const sizeBits = elements * (DTYPES[code]?.bits ?? 0);
+    if (begin !== this.#end || end < begin || !Number.isSafeInteger(sizeBits) || sizeBits !== (end - begin) * 8)
+      return false;
+    this.#dtypes[index] = code;
+    this.#offsets[index] = begin;
+    this.#sizes[index] = end - begin;
+    this.#end = end;
+    this.#count = index + 1;
+    this.#sideStarts[index + 1] = this.#sideCount;
+    return true;
+  }
+
+  /** The fields in any order, with blanks between them. */
+  #anyFields(index: number): boolean {
+    const bytes = this.#bytes;
     if (!this.#punctuation(COLON) || !this.#punctuation(OPEN_OBJECT)) return false;
-    let bits = -1;
+    let code = -1;
     let begin = -1;
     let end = -1;
     let elements = -1;
     for (let field = 0; field < 3; field += 1) {
       if (field > 0 && !this.#punctuation(COMMA)) return false;
       this.#at = skipBlanks(bytes, this.#at);
-      if (bits < 0 && this.#word(DTYPE_KEY)) {
+      if (code < 0 && this.#word(DTYPE_KEY)) {
         if (!this.#punctuation(COLON)) return false;
         this.#at = skipBlanks(bytes, this.#at);
-        const code = this.#dtype();
+        code = this.#dtype();
         if (code === -1) return false;
-        this.#dtypes[index] = code;
-        bits = DTYPES[code]?.bits ?? 0;
       } else if (elements < 0 && this.#word(SHAPE_KEY)) {
         if (!this.#punctuation(COLON)) return false;
         const first = this.#sideCount;
@@ -303,15 +405,7 @@ class TableReader {
       } else return false;
     }
     if (!this.#punctuation(CLOSE_OBJECT)) return false;
-    const sizeBits = elements * bits;
-    if (begin !== this.#end || end < begin || !Number.isSafeInteger(sizeBits) || sizeBits !== (end - begin) * 8)
-      return false;
-    this.#offsets[index] = begin;
-    this.#sizes[index] = end - begin;
-    this.#end = end;
-    this.#count = index + 1;
-    this.#sideStarts[index + 1] = this.#sideCount;
-    return true;
+    return this.#accept(index, code, elements, begin, end);
   }
 
   /** Hashes a name, to find one that occurs twice; false for a name with control characters. */
@@ -383,8 +477,7 @@ class TableReader {
         at += 1;
         byte = bytes[at] ?? 0;
       }
-      const digits = at - start;
-      if (digits === 0 || digits > SAFE_DIGITS || (digits > 1 && bytes[start] === ZERO)) return false;
+      if (!isNumber(bytes, start, at)) return false;
       this.#append(value);
       at = skipBlanks(bytes, at);
       next = bytes[at];

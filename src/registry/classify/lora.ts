@@ -169,9 +169,11 @@ function observe(targets: Targets, module: string, component: string, width: num
     }
     return;
   }
+  // A U-Net whose text width is known has no more to tell.
+  if (targets.crossWidth !== undefined) return;
   if (UNET_PART.test(module)) {
     targets.hasUnet = true;
-    if (targets.crossWidth === undefined && CROSS_ATTENTION.test(module)) targets.crossWidth = width;
+    if (CROSS_ATTENTION.test(module)) targets.crossWidth = width;
     return;
   }
   for (const [sign, pattern] of TRANSFORMER_SIGNS) {

@@ -12,6 +12,7 @@ const MAX_LIST = 1000;
 /** The hash of nothing, which some tools write where they could not compute one. */
 const EMPTY_HASH = 'e3b0c44298fc';
 const AUTO_V3_DIGITS = 12;
+const SURROGATE = /[\uD800-\uDFFF]/;
 
 /** What trainers and the model specification call a base model, in our words. First that fits. */
 const BASE_NAMES: readonly (readonly [pattern: RegExp, base: string])[] = [
@@ -116,10 +117,13 @@ function countTags(frequencies: Readonly<Record<string, unknown>>): (readonly [s
       if (name !== '') counts.set(name, (counts.get(name) ?? 0) + count);
     }
   }
-  return [...counts].sort(([a, x], [b, y]) => y - x || compareCodePoints(a, b)).slice(0, MAX_LIST);
+  const sorted = [...counts].sort((a, b) => b[1] - a[1] || compareCodePoints(a[0], b[0]));
+  return sorted.length > MAX_LIST ? sorted.slice(0, MAX_LIST) : sorted;
 }
 
+/** As Python compares: by code point, where JavaScript compares halves of surrogate pairs. */
 function compareCodePoints(a: string, b: string): number {
+  if (!SURROGATE.test(a) && !SURROGATE.test(b)) return a < b ? -1 : a > b ? 1 : 0;
   const [x, y] = [Array.from(a), Array.from(b)];
   for (let i = 0; i < Math.min(x.length, y.length); i += 1) {
     const difference = (x[i]?.codePointAt(0) ?? 0) - (y[i]?.codePointAt(0) ?? 0);

@@ -80,7 +80,8 @@ function mayBeLora(table: TensorTable): boolean {
   const { text, starts, count } = table.columns;
   for (let i = 0; i < count; i += 1) {
     const start = starts[i] ?? 0;
-    for (const other of OTHERS) if (text.startsWith(other, start)) return false;
+    const letter = text.charCodeAt(start);
+    for (const other of OTHERS) if (other.charCodeAt(0) === letter && text.startsWith(other, start)) return false;
   }
   return true;
 }

@@ -1,7 +1,7 @@
 /** What a thread of the scan does: walk a root, or read files. One request at a time, one answer each. */
 import { parentPort } from 'node:worker_threads';
 import { messageOf } from '../../common/errors.js';
-import { ModelReader } from '../read-model.js';
+import { ModelReader, type ModelReading } from '../read-model.js';
 import { rowKey, rowOf, type ModelRow } from '../row.js';
 import { walkModels, type WalkedFiles } from './walk.js';
 
@@ -26,6 +26,8 @@ export type ScanAnswer =
   | { readonly id: number; readonly type: 'failed'; readonly message: string };
 
 const SIGN_OF_LIFE_MS = 500;
+/** Tags of a data set that are kept, the most frequent ones. */
+const MAX_TAGS = 64;
 
 /** Answers requests until the thread is ended. */
 export function serveScan(): void {
@@ -64,6 +66,14 @@ async function readOne(reader: ModelReader, path: string): Promise<ReadModel> {
     path,
     ...(stat === undefined ? {} : { key: rowKey(stat) }),
     row: rowOf(reading),
-    details: JSON.stringify(reading),
+    details: JSON.stringify(shortened(reading)),
   };
+}
+
+/** Without the tail of long lists: a data set may have ten thousand tags. */
+function shortened(reading: ModelReading): ModelReading {
+  const { facts } = reading;
+  const tags = facts?.training?.tags;
+  if (facts === undefined || tags === undefined || tags.length <= MAX_TAGS) return reading;
+  return { ...reading, facts: { ...facts, training: { ...facts.training, tags: tags.slice(0, MAX_TAGS) } } };
 }

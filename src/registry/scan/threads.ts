@@ -5,10 +5,9 @@
  * count, so that another serves the rest meanwhile; one that shows no sign of life is left behind, because a system call
  * that hangs cannot be ended.
  */
-import { createRequire } from 'node:module';
-import { pathToFileURL } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { BridgeError } from '../../common/errors.js';
+import { threadLoaderArguments } from '../../common/typescript-loader.js';
 import type { ScanAnswer, ScanRequest } from './thread.js';
 
 /** A request without its number. */
@@ -50,8 +49,10 @@ export class ScanThreads implements AsyncDisposable {
   #nextId = 1;
   #isDisposed = false;
 
+  /** Starts all threads at once: they load while the first folders are walked. */
   constructor(options: ScanThreadsOptions) {
     this.#options = options;
+    for (let i = 0; i < options.count; i += 1) this.#start();
   }
 
   /** @throws {BridgeError} `MODEL_UNREADABLE` when there is no answer; `CANCELLED` when the threads are ended. */
@@ -124,7 +125,7 @@ export class ScanThreads implements AsyncDisposable {
 
   #start(): Thread {
     const { entry } = this.#options;
-    const worker = new Worker(entry, { execArgv: entry.pathname.endsWith('.ts') ? ['--import', sourceLoader()] : [] });
+    const worker = new Worker(entry, { execArgv: threadLoaderArguments(entry) });
     const thread: Thread = { worker, job: undefined, isHeldUp: false, heldUpTimer: undefined, deadTimer: undefined };
     worker.on('message', (answer: ScanAnswer) => {
       if (answer.type === 'alive') {
@@ -165,9 +166,4 @@ export class ScanThreads implements AsyncDisposable {
 function stopTimers(thread: Thread): void {
   clearTimeout(thread.heldUpTimer);
   clearTimeout(thread.deadTimer);
-}
-
-/** From TypeScript source, threads need the loader that runs it. */
-function sourceLoader(): string {
-  return pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
 }

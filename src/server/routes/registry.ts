@@ -39,9 +39,9 @@ export function registerRegistryRoutes(app: FastifyInstance, { registry, directo
 
   app.get('/bridge/v1/models', async (request, reply) => {
     await ready(request);
-    const { fields, wait: _wait, ...rest } = request.query as Record<string, unknown>;
-    const query = parse(modelQuerySchema, rest, 'query');
-    const chosen = parseFields(fields);
+    // Parameters that are no filters are passed over.
+    const query = parse(modelQuerySchema, request.query, 'query');
+    const chosen = parseFields(queryText(request, 'fields'));
     const { total, models } = registry.query({ limit: DEFAULT_LIMIT, ...query });
     return sendJson(reply, {
       total,

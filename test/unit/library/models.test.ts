@@ -1,0 +1,122 @@
+/** Pairing, health and missing models over a made tree with misleading names. */
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import {
+  countUsage,
+  findIssues,
+  findPictureWorkflows,
+  pairModels,
+  readWorkflowFile,
+  resolveWorkflow,
+} from '../../../src/library/index.js';
+import { encodePng } from '../../../src/image/index.js';
+import { parseJson, writeJson } from '../../../src/protocol/json.js';
+import { f32Tensor } from '../../../src/tensor/tensor.js';
+import { CLIP_G, CLIP_H, CLIP_L, ipAdapter, kohyaLora, writeSparseModel } from '../../support/model-files.js';
+import { makeTestRegistry, type TestRegistry } from '../../support/registry.js';
+
+let tree: TestRegistry;
+
+beforeAll(async () => {
+  tree = await makeTestRegistry();
+  const files = {
+    // Every name says something else than what is in the file.
+    'clip_vision/vit-g.safetensors': CLIP_H,
+    'clip_vision/clip_vision_h.safetensors': CLIP_G,
+    'clip_vision/sigclip.safetensors': CLIP_L,
+    'ipadapter/a.safetensors': ipAdapter(768, 'base', 1024),
+    'ipadapter/b.safetensors': ipAdapter(768, 'plus', 1280),
+    'ipadapter/c.safetensors': ipAdapter(2048, 'base', 1280),
+    'ipadapter/d.safetensors': ipAdapter(2048, 'plus', 1280),
+    'ipadapter/e.safetensors': ipAdapter(768, 'faceid', 512),
+    'loras/style/My_Lora-v2.safetensors': kohyaLora(2, 4),
+    'checkpoints/lora in disguise.safetensors': kohyaLora(2, 8),
+  };
+  for (const [name, shapes] of Object.entries(files)) await writeSparseModel(join(tree.models, name), shapes);
+  await tree.registry.scan();
+});
+afterAll(async () => {
+  await tree[Symbol.asyncDispose]();
+});
+
+describe('pairing', () => {
+  it('finds the right encoder of every adapter by content, whatever the names say', () => {
+    const pairs = pairModels(tree.registry.entries());
+    expect(
+      pairs
+        .map(({ adapter, need, matches }) => [adapter.name, adapter.row?.baseModel, need.label, matches[0]?.name])
+        .sort(),
+    ).toEqual([
+      ['a.safetensors', 'sd15', 'CLIP-H', 'vit-g.safetensors'],
+      ['b.safetensors', 'sd15', 'CLIP-H', 'vit-g.safetensors'],
+      ['c.safetensors', 'sdxl', 'CLIP-bigG', 'clip_vision_h.safetensors'],
+      ['d.safetensors', 'sdxl', 'CLIP-H', 'vit-g.safetensors'],
+      ['e.safetensors', 'sd15', 'ArcFace (insightface)', undefined],
+    ]);
+  });
+
+  it('says with numbers why an encoder does not fit, and what to do', () => {
+    const pairs = pairModels(tree.registry.entries());
+    const plus = pairs.find(({ adapter }) => adapter.name === 'b.safetensors');
+    expect(plus?.mismatches.find(({ file }) => file.name === 'clip_vision_h.safetensors')?.reason).toBe(
+      'this adapter projects from hidden states of 1280, CLIP-bigG gives 1664: it wants CLIP-H',
+    );
+    expect(plus?.advice).toContain('Choose vit-g.safetensors in Load CLIP Vision');
+    const face = pairs.find(({ adapter }) => adapter.name === 'e.safetensors');
+    expect(face?.advice).toMatch(/insightface.*LoRA/s);
+  });
+});
+
+describe('health', () => {
+  it('names a file that lies in the wrong folder', () => {
+    expect(findIssues(tree.registry)).toContainEqual(
+      expect.objectContaining({ kind: 'wrong-folder', fix: 'Move it into models/loras.' }),
+    );
+  });
+});
+
+const PROMPT = parseJson(
+  '{"1":{"class_type":"LoraLoader","inputs":{"lora_name":"old\\\\my lora V2.safetensors","seed":12345678901234567890}},' +
+    '"2":{"class_type":"CLIPVisionLoader","inputs":{"clip_name":"vit-g.safetensors"}},' +
+    '"3":{"class_type":"VAELoader","inputs":{"vae_name":"nothing.pt"}},' +
+    '"4":{"class_type":"VAELoader","inputs":{"vae_name":"vit-g.safetensors"}}}',
+);
+
+describe('missing models', () => {
+  it('tells found, renamed, misplaced and missing apart, and repairs the names without harm to large numbers', () => {
+    const { references, repaired } = resolveWorkflow(PROMPT, tree.registry.entries());
+    expect(references.map(({ status }) => status)).toEqual(['renamed', 'found', 'missing', 'misplaced']);
+    const text = writeJson(repaired);
+    expect(text).toContain('style/My_Lora-v2.safetensors');
+    expect(text).toContain('12345678901234567890');
+    expect(text).toContain('nothing.pt');
+  });
+
+  it('reads the form of the user interface, with subgraphs', () => {
+    const workflow = parseJson(
+      '{"nodes":[{"id":7,"type":"LoraLoader","widgets_values":["my-lora-v2.safetensors",1,1]}],' +
+        '"definitions":{"subgraphs":[{"nodes":[{"id":1,"type":"VAELoader","widgets_values":["gone.safetensors"]}]}]}}',
+    );
+    const { references, repaired } = resolveWorkflow(workflow, tree.registry.entries());
+    expect(references.map(({ nodeId, status }) => [nodeId, status])).toEqual([
+      ['7', 'renamed'],
+      ['1', 'missing'],
+    ]);
+    expect(writeJson(repaired)).toContain('style/My_Lora-v2.safetensors');
+  });
+
+  it('reads a workflow out of a picture, and counts what pictures were made with', async () => {
+    const image = f32Tensor([1, 1, 1, 3], new Float32Array(3));
+    const path = join(tree.root, 'output.png');
+    await writeFile(path, await encodePng(image, 0, new Map([['prompt', writeJson(PROMPT)]]), 1));
+    expect(writeJson(await readWorkflowFile(path))).toBe(writeJson(PROMPT));
+    const usage = countUsage(await findPictureWorkflows(tree.root), tree.registry.entries());
+    expect(usage.workflows).toBe(1);
+    expect(usage.used.map(({ model, count }) => [model.name, count]).sort()).toEqual([
+      ['style/My_Lora-v2.safetensors', 1],
+      ['vit-g.safetensors', 1],
+    ]);
+    expect(usage.gone).toEqual([{ name: 'nothing.pt', count: 1 }]);
+  });
+});
