@@ -1,7 +1,7 @@
 /** VisionBridgeLoadFeatures: features from a safetensors file of the input or output folder. */
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/errors.js';
+import { InvalidRequestError, ModelFormatError } from '../common/errors.js';
 import { readSafetensorsHeader, readTensor } from '../formats/index.js';
 import type { NodeDefinition } from '../graph/index.js';
 import { OUTPUT_FIELDS, type OutputName } from '../vision/index.js';
@@ -18,11 +18,7 @@ const MAX_LISTED = 10_000;
 const MAX_BYTES = 2 ** 31;
 
 export function createLoadFeatures(services: NodeServices): NodeDefinition {
-  const path = (name: string): string => {
-    const found = inputFilePath(services, name);
-    if (found === undefined) throw new BridgeError('PATH_OUTSIDE_FOLDER', `"${name}" leads out of its folder.`);
-    return found;
-  };
+  const path = (name: string): string => inputFilePath(services, name);
   return {
     classType: 'VisionBridgeLoadFeatures',
     api: 'v3',
