@@ -26,8 +26,9 @@ const PATIENCE_MS = 15_000;
 const TIME_LIMIT_MS = 60_000 + RUNS * 60;
 /** Caches, history and log fill up at first; what leaks goes on. */
 const MAX_RESIDENT_MB = 900;
-/** Errors of JavaScript that are no answer of a node: a defect that no check caught. */
-const DEFECTS = new Set(['ReferenceError', 'SyntaxError', 'Error', 'INTERNAL']);
+/** Errors of JavaScript itself, as opposed to those that a node means: a value that no check caught. */
+const DEFECTS = new Set(['ReferenceError', 'SyntaxError', 'RangeError', 'Error', 'INTERNAL']);
+const DEFECT_TEXT = /Cannot (read|set|convert|mix)|is not (a function|iterable|a constructor)|undefined|call stack/;
 
 interface Allowed {
   readonly method: string;
@@ -142,8 +143,9 @@ describe(`${RUNS} random inputs of each kind, seed ${SEED}`, () => {
         expect([200, 400], served.log).toContain(status);
         if (status === 400) return;
         expect(end, 'the prompt never ended').toBeDefined();
-        if (end?.['type'] === 'execution_error')
-          expect(DEFECTS, JSON.stringify(end)).not.toContain(end['exception_type']);
+        if (end?.['type'] !== 'execution_error') return;
+        expect(DEFECTS, JSON.stringify(end)).not.toContain(end['exception_type']);
+        expect(end['exception_message'], JSON.stringify(end)).not.toMatch(DEFECT_TEXT);
       };
       await fc.assert(fc.asyncProperty(randomPromptBody(randomGraph(info)), check), settings);
       await expectGoodPrompt();
