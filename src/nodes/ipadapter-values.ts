@@ -1,8 +1,8 @@
 /** What travels between the IP-Adapter nodes. */
 import type { FaceModel } from '../faces/index.js';
-import { BridgeError } from '../common/errors.js';
 import { findEncoder, openFacePack, type IPAdapterEmbeds, type IPAdapterModel } from '../adapter/index.js';
-import type { NodeInputs } from '../graph/index.js';
+import { BridgeError } from '../common/errors.js';
+import { PythonError, type NodeInputs } from '../graph/index.js';
 import type { F32Tensor } from '../tensor/tensor.js';
 import type { VisionEngine, VisionModel } from '../vision/index.js';
 import type { IPAdapterServices } from './services.js';
@@ -103,6 +103,6 @@ function hasKind(value: unknown, kind: string): boolean {
   return typeof value === 'object' && value !== null && 'kind' in value && value.kind === kind;
 }
 
-function wrong(name: string, wanted: string): BridgeError {
-  return new BridgeError('INTERNAL', `The input ${name} is not ${wanted}.`);
+function wrong(name: string, wanted: string): PythonError {
+  return new PythonError('TypeError', `The input ${name} is not ${wanted}.`);
 }

@@ -26,8 +26,9 @@ const PATIENCE_MS = 15_000;
 const TIME_LIMIT_MS = 60_000 + RUNS * 60;
 /** Caches, history and log fill up at first; what leaks goes on. */
 const MAX_RESIDENT_MB = 900;
-/** Errors of JavaScript that are no answer of a node: a defect that no check caught. */
-const DEFECTS = new Set(['ReferenceError', 'SyntaxError', 'Error', 'INTERNAL']);
+/** Errors of JavaScript itself, as opposed to those that a node means: a value that no check caught. */
+const DEFECTS = new Set(['ReferenceError', 'SyntaxError', 'RangeError', 'Error', 'INTERNAL']);
+const DEFECT_TEXT = /Cannot (read|set|convert|mix)|is not (a function|iterable|a constructor)|undefined|call stack/;
 
 interface Allowed {
   readonly method: string;
@@ -42,6 +43,9 @@ let served: ServedProcess;
 let info: ObjectInfo;
 beforeAll(async () => {
   served = await startServedProcess('--max-upload-size', '1', '--max-history', '100');
+  const form = new FormData();
+  form.set('image', new Blob([served.picture]), 'demo.png');
+  expect((await fetch(`${served.url}/upload/image`, { method: 'POST', body: form })).status).toBe(200);
   info = (await (await fetch(`${served.url}/object_info`)).json()) as ObjectInfo;
 }, 60_000);
 afterAll(async () => {
@@ -137,15 +141,22 @@ describe(`${RUNS} random inputs of each kind, seed ${SEED}`, () => {
     'prompts are refused with 400 or run to an end, and no node fails through a defect',
     async () => {
       using runner = new Runner(await connect('fuzz'));
+      const counts = { refused: 0, succeeded: 0, failed: 0 };
       const check = async (body: string): Promise<void> => {
         const { status, end } = await runner.run(body);
+        if (status === 400) counts.refused += 1;
+        else if (end?.['type'] === 'execution_success') counts.succeeded += 1;
+        else counts.failed += 1;
         expect([200, 400], served.log).toContain(status);
         if (status === 400) return;
         expect(end, 'the prompt never ended').toBeDefined();
-        if (end?.['type'] === 'execution_error')
-          expect(DEFECTS, JSON.stringify(end)).not.toContain(end['exception_type']);
+        if (end?.['type'] !== 'execution_error') return;
+        expect(DEFECTS, JSON.stringify(end)).not.toContain(end['exception_type']);
+        expect(end['exception_message'], JSON.stringify(end)).not.toMatch(DEFECT_TEXT);
       };
       await fc.assert(fc.asyncProperty(randomPromptBody(randomGraph(info)), check), settings);
+      // Otherwise the prompts say nothing of what runs.
+      expect(Math.min(...Object.values(counts)), JSON.stringify(counts)).toBeGreaterThan(RUNS / 50);
       await expectGoodPrompt();
     },
     TIME_LIMIT_MS,

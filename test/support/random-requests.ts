@@ -66,21 +66,25 @@ function fittingValue(type: unknown, options: unknown): fc.Arbitrary<string> {
 /** The JSON of a graph of some nodes, each linked to those before it where an input needs that. */
 export function randomGraph(info: ObjectInfo): fc.Arbitrary<string> {
   const classes = Object.keys(info);
-  return fc
-    .array(fc.constantFrom(...classes), { minLength: 0, maxLength: 6 })
-    .chain((chosen) => fc.tuple(...chosen.map((name, index) => nodeText(info, name, chosen.slice(0, index)))))
-    .chain((nodes) => {
-      const last = nodes.length;
-      const sink = `"${last + 1}":{"class_type":"PreviewAny","inputs":{"source":["${last}",0]}}`;
-      const good = nodes.map((text, index) => `"${index + 1}":${text}`);
-      const usual = fc.constant(`{${[...good, sink].join()}}`);
-      const broken = rawValue.map((value) => `{${[...good, sink, `"${last + 2}":${value}`].join()}}`);
-      return fc.oneof(
-        { weight: 8, arbitrary: usual },
-        { weight: 1, arbitrary: broken },
-        { weight: 1, arbitrary: rawValue },
-      );
-    });
+  return (
+    fc
+      .array(fc.constantFrom(...classes), { minLength: 0, maxLength: 6 })
+      // Most nodes want a picture.
+      .map((chosen) => ['EmptyImage', ...chosen])
+      .chain((chosen) => fc.tuple(...chosen.map((name, index) => nodeText(info, name, chosen.slice(0, index)))))
+      .chain((nodes) => {
+        const last = nodes.length;
+        const sink = `"${last + 1}":{"class_type":"PreviewAny","inputs":{"source":["${last}",0]}}`;
+        const good = nodes.map((text, index) => `"${index + 1}":${text}`);
+        const usual = fc.constant(`{${[...good, sink].join()}}`);
+        const broken = rawValue.map((value) => `{${[...good, sink, `"${last + 2}":${value}`].join()}}`);
+        return fc.oneof(
+          { weight: 8, arbitrary: usual },
+          { weight: 1, arbitrary: broken },
+          { weight: 1, arbitrary: rawValue },
+        );
+      })
+  );
 }
 
 function nodeText(info: ObjectInfo, name: string, before: readonly string[]): fc.Arbitrary<string> {
@@ -93,7 +97,7 @@ function nodeText(info: ObjectInfo, name: string, before: readonly string[]): fc
     );
     const fitting = links.length > 0 ? fc.constantFrom(...links) : fittingValue(type, options);
     const value = fc.oneof(
-      { weight: 12, arbitrary: fitting },
+      { weight: 60, arbitrary: fitting },
       { weight: 1, arbitrary: rawValue },
       { weight: 1, arbitrary: fc.constant(undefined) },
     );
@@ -122,20 +126,22 @@ export function randomPromptBody(graph: fc.Arbitrary<string>): fc.Arbitrary<stri
   return fc.tuple(graph, extra).map(([prompt, more]) => `{"prompt":${prompt},"client_id":"fuzz"${more}}`);
 }
 
-const OWN_PATHS = [
-  '/bridge/v1/health',
-  '/bridge/v1/paths',
-  '/bridge/v1/encode',
-  '/bridge/v1/nodes/EmptyImage',
-  '/bridge/v1/nodes/NoSuchNode',
-  '/bridge/v1/ipadapter',
-  '/bridge/v1/ipadapter/inspect',
-  '/bridge/v1/ipadapter/weights',
-  '/bridge/v1/ipadapter/layers',
-  '/bridge/v1/ipadapter/embeds',
-  '/bridge/v1/ipadapter/combine',
-  '/bridge/v1/ipadapter/project',
-  '/bridge/v1/faces/similarity',
+const OWN_ROUTES = [
+  ...['health', 'paths', 'ipadapter', 'ipadapter/inspect', 'ipadapter/weights', 'ipadapter/layers'].map((end) => ({
+    method: 'GET',
+    path: `/bridge/v1/${end}`,
+  })),
+  ...[
+    ...['encode', 'nodes/EmptyImage', 'nodes/ImageScale', 'nodes/NoSuchNode', 'faces/similarity'],
+    ...['ipadapter/embeds', 'ipadapter/combine', 'ipadapter/project'],
+  ].map((end) => ({ method: 'POST', path: `/bridge/v1/${end}` })),
+];
+/** Our own routes twice: they are fewer, and each does more. */
+const ROUTES: readonly { readonly method: string; readonly path: string }[] = [
+  ...REFERENCE_ROUTES,
+  ...REFERENCE_ROUTES.map(({ method, path: end }) => ({ method, path: `/api${end}` })),
+  ...OWN_ROUTES,
+  ...OWN_ROUTES,
 ];
 const QUERY_NAMES = (
   'filename type subfolder preview channel max_items offset clientId dir recurse full_info split overwrite model ' +
@@ -166,7 +172,7 @@ const TYPES = [
   'multipart/form-data',
   'a/b; charset=nope',
 ];
-const METHODS = ['GET', 'GET', 'POST', 'POST', 'POST', 'DELETE', 'PATCH', 'PUT', 'HEAD', 'OPTIONS', 'PROPFIND'];
+const METHODS = ['GET', 'POST', 'DELETE', 'PATCH', 'PUT', 'HEAD', 'OPTIONS', 'PROPFIND'];
 const BOUNDARY = 'random-form';
 
 const name = fc.oneof(
@@ -179,28 +185,24 @@ const encodedName = fc.oneof(
   fc.constantFrom('%', '%zz', '%ff', '%2e%2e%2f', '%00', 'a'.repeat(3000), ''),
 );
 
-const path = fc
-  .tuple(
-    fc.constantFrom(
-      ...REFERENCE_ROUTES.map((route) => route.path),
-      ...REFERENCE_ROUTES.map((route) => `/api${route.path}`),
-      ...OWN_PATHS,
-      ...OWN_PATHS,
-    ),
-    fc.option(fc.tuple(fc.nat(5), encodedName), { freq: 2 }),
-    fc.array(
-      fc.tuple(
-        fc.oneof({ weight: 9, arbitrary: fc.constantFrom(...QUERY_NAMES) }, { weight: 1, arbitrary: encodedName }),
-        encodedName,
-      ),
-      { maxLength: 4 },
-    ),
-  )
-  .map(([route, replaced, query]) => {
-    const parts = route.split('/');
-    if (replaced !== null) parts[1 + (replaced[0] % parts.length)] = replaced[1];
+const replacement = fc.oneof(
+  { weight: 3, arbitrary: fc.constant(undefined) },
+  { weight: 1, arbitrary: fc.tuple(fc.nat(5), encodedName) },
+);
+const queryName = fc.oneof(
+  { weight: 9, arbitrary: fc.constantFrom(...QUERY_NAMES) },
+  { weight: 1, arbitrary: encodedName },
+);
+const queryPairs = fc.array(fc.tuple(queryName, encodedName), { maxLength: 4 });
+
+const target = fc
+  .tuple(fc.constantFrom(...ROUTES), replacement, queryPairs, fc.nat(4), fc.constantFrom(...METHODS))
+  .map(([route, replaced, query, die, other]) => {
+    const parts = route.path.split('/');
+    if (replaced !== undefined) parts[1 + (replaced[0] % (parts.length - 1))] = replaced[1];
     const pairs = query.map(([key, value]) => `${key}=${value}`);
-    return parts.join('/') + (pairs.length === 0 ? '' : `?${pairs.join('&')}`);
+    const path = parts.join('/') + (pairs.length === 0 ? '' : `?${pairs.join('&')}`);
+    return { method: die === 0 ? other : route.method, path };
   });
 
 const headers = fc
@@ -231,11 +233,20 @@ const formPart = fc
     ]),
   );
 
+const nodeInputs = fc
+  .array(
+    fc.tuple(fc.constantFrom('width', 'height', 'batch_size', 'image', 'crop'), fc.oneof(rawValue, fc.constant('8'))),
+    {
+      maxLength: 5,
+    },
+  )
+  .map((pairs) => `{${pairs.map(([key, value]) => `"${key}":${value}`).join()}}`);
+
 const tensors = fc
   .tuple(
     fc.constantFrom('image', 'image_embeds', 'embeds', 'cond', 'x'),
     fc.array(fc.integer({ min: 0, max: 5 }), { maxLength: 4 }),
-    rawValue,
+    fc.oneof(rawValue, nodeInputs),
   )
   .map(([key, shape, inputs]) => {
     const count = shape.reduce((a, b) => a * b, 1);
@@ -290,10 +301,10 @@ const body = fc.oneof(
 );
 
 export const randomRequest: fc.Arbitrary<RandomRequest> = fc
-  .tuple(fc.constantFrom(...METHODS), path, headers, body)
-  .map(([method, to, some, sent]) => ({
+  .tuple(target, headers, body)
+  .map(([{ method, path }, some, sent]) => ({
     method,
-    path: to,
+    path,
     headers: { ...some, ...(sent === undefined ? {} : { 'content-type': sent[0] }) },
     body: sent?.[1],
   }));

@@ -9,6 +9,8 @@ const LOADER = import.meta.resolve('tsx');
 
 export interface ServedProcess extends AsyncDisposable {
   readonly url: string;
+  /** A PNG. */
+  readonly picture: Uint8Array<ArrayBuffer>;
   /** Lines of the log, errors only. */
   readonly log: string;
   readonly isRunning: boolean;
@@ -36,6 +38,7 @@ export async function startServedProcess(...flags: string[]): Promise<ServedProc
   const isRunning = (): boolean => child.exitCode === null && child.signalCode === null;
   return {
     url,
+    picture: tree.picture,
     get log() {
       return log;
     },
