@@ -95,6 +95,8 @@ interface WalkedRoot extends RootState {
 const FILES_PER_BATCH = 48;
 /** The store is asked for so many rows before others get their turn. */
 const LOOKUPS_PER_TURN = 2000;
+/** Batches on their way to the store at once. */
+const MAX_WRITES = 8;
 const MAX_THREADS = 4;
 const SILENCE_MS = 30_000;
 
@@ -310,7 +312,7 @@ class ScanPass {
   /** Files that are being read, or were: one with several names is read once. */
   readonly #rows = new Map<string, Promise<ModelRow | undefined>>();
   readonly #living = new Set<string>();
-  readonly #writes: Promise<void>[] = [];
+  readonly #writes = new Set<Promise<void>>();
   #progress = { files: 0, known: 0, readBytes: 0 };
   #reported = 0;
   readFiles = 0;
@@ -373,6 +375,13 @@ class ScanPass {
     await this.#index.prune(this.#living);
   }
 
+  /** Hands a batch to the store; waits while too many are on their way, for they are held in memory. */
+  async #write(models: readonly IndexedModel<ModelRow>[]): Promise<void> {
+    const write = this.#index.put(models).finally(() => this.#writes.delete(write));
+    this.#writes.add(write);
+    while (this.#writes.size > MAX_WRITES) await Promise.race(this.#writes);
+  }
+
   readonly #settle = new Map<string, (row: ModelRow | undefined) => void>();
 
   #claim(key: string): boolean {
@@ -401,11 +410,12 @@ class ScanPass {
       });
       this.readFiles += entries.length;
       this.#progress.known += entries.length;
-      this.#writes.push(this.#index.put(kept));
+      await this.#write(kept);
     } catch (error) {
       if (error instanceof BridgeError && error.code === 'CANCELLED') throw error;
-      const row: ModelRow = { status: 'unreadable', problem: messageOf(error) };
-      for (const { key } of entries) this.#settle.get(key)?.(row);
+      // One file may have cost the thread its life, or hang: it fails alone.
+      if (entries.length > 1) for (const entry of entries) await this.#readBatch(root, [entry]);
+      else for (const { key } of entries) this.#settle.get(key)?.({ status: 'unreadable', problem: messageOf(error) });
     } finally {
       for (const { key } of entries) this.#settle.get(key)?.(undefined);
       const now = performance.now();

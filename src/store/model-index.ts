@@ -28,7 +28,7 @@ export class ModelIndexStore<Row = unknown, Hashes = unknown> {
   constructor(root: RootDatabase, version: number) {
     this.#root = root;
     this.#rows = root.openDB({ name: `model-rows-${version}`, sharedStructuresKey: Symbol.for('structures') });
-    this.#details = root.openDB({ name: `model-details-${version}`, encoding: 'string' });
+    this.#details = root.openDB({ name: `model-details-${version}`, encoding: 'string', compression: true });
     this.#hashes = root.openDB({ name: 'model-hashes' });
   }
 

@@ -206,7 +206,7 @@ class GgufReader {
         break;
       }
       if (i < MAX_KEPT) kept.push(this.#value(type, nesting + 1));
-      else if (type === TEXT) this.#at += this.#textLength();
+      else if (type === TEXT) this.#passText();
       else this.#value(type, nesting + 1);
     }
     return kept;
@@ -216,6 +216,12 @@ class GgufReader {
     const length = this.#u64();
     if (length > MAX_TEXT_BYTES) throw new GgufProblem(`it has a text of ${length} bytes`);
     return length;
+  }
+
+  #passText(): void {
+    // The length moves the position itself: it has to be read first.
+    const length = this.#textLength();
+    this.#at += length;
   }
 
   #text(): string {

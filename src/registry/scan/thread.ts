@@ -27,7 +27,7 @@ export type ScanAnswer =
 
 const SIGN_OF_LIFE_MS = 500;
 /** Tags of a data set that are kept, the most frequent ones. */
-const MAX_TAGS = 64;
+const MAX_TAGS = 32;
 
 /** Answers requests until the thread is ended. */
 export function serveScan(): void {

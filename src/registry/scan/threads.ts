@@ -37,6 +37,8 @@ export interface ScanThreadsOptions {
   readonly silenceMs: number;
 }
 
+/** Headers are short-lived: a small nursery keeps threads small. A header of 100 MB still has to fit. */
+const LIMITS = { maxYoungGenerationSizeMb: 8, maxOldGenerationSizeMb: 1024 };
 /** A request that takes longer than this holds its thread up. */
 const HELD_UP_MS = 1000;
 /** Threads that are held up at once; folders beyond that wait for one another. */
@@ -125,7 +127,7 @@ export class ScanThreads implements AsyncDisposable {
 
   #start(): Thread {
     const { entry } = this.#options;
-    const worker = new Worker(entry, { execArgv: threadLoaderArguments(entry) });
+    const worker = new Worker(entry, { execArgv: threadLoaderArguments(entry), resourceLimits: LIMITS });
     const thread: Thread = { worker, job: undefined, isHeldUp: false, heldUpTimer: undefined, deadTimer: undefined };
     worker.on('message', (answer: ScanAnswer) => {
       if (answer.type === 'alive') {
