@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .clip_vision_loader import VisionBridgeCLIPVisionLoader
+from .ipadapter_apply import VisionBridgeIPAdapterApply
 from .remote_nodes import build_remote_nodes
 
 
@@ -13,4 +14,4 @@ class VisionBridgeExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of the pack."""
-        return [VisionBridgeCLIPVisionLoader, *build_remote_nodes()]
+        return [VisionBridgeCLIPVisionLoader, VisionBridgeIPAdapterApply, *build_remote_nodes()]

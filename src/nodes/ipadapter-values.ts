@@ -1,7 +1,6 @@
 /** What travels between the IP-Adapter nodes. */
 import type { FaceModel } from '../faces/index.js';
 import { findEncoder, openFacePack, type IPAdapterEmbeds, type IPAdapterModel } from '../adapter/index.js';
-import { BridgeError } from '../common/errors.js';
 import { PythonError, type NodeInputs } from '../graph/index.js';
 import type { F32Tensor } from '../tensor/tensor.js';
 import type { VisionEngine, VisionModel } from '../vision/index.js';

@@ -5,7 +5,8 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 
 const PACK = fileURLToPath(new URL('../../comfy-nodes', import.meta.url));
-const DROP_IN = 'VisionBridgeCLIPVisionLoader';
+/** Nodes that touch ComfyUI's own objects; the bridge does not serve them. */
+const LOCAL = ['VisionBridgeCLIPVisionLoader', 'VisionBridgeIPAdapterApply'];
 
 interface Described {
   readonly class_type: string;
@@ -13,7 +14,7 @@ interface Described {
   readonly outputs: readonly { readonly name: string }[];
 }
 const { nodes } = JSON.parse(readFileSync(join(PACK, 'nodes.json'), 'utf8')) as { nodes: Described[] };
-const names = [DROP_IN, ...nodes.map(({ class_type: name }) => name)];
+const names = [...LOCAL, ...nodes.map(({ class_type: name }) => name)];
 
 interface WorkflowNode {
   readonly type: string;

@@ -6,7 +6,7 @@
  * COMFYUI_CHECKOUT they run against that ComfyUI in place of the stand-in.
  */
 import { execFile, spawnSync } from 'node:child_process';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -16,11 +16,15 @@ import { serializeSafetensors } from '../../src/formats/index.js';
 import { preprocess } from '../../src/image/index.js';
 import { f32Tensor, type F32Tensor } from '../../src/tensor/tensor.js';
 import { featureTensors, presetConfig, writeRandomModel } from '../../src/vision/index.js';
+import { writeFacePack } from '../support/face-networks.js';
 import { startEngine } from '../support/inference.js';
 import { seededRandom } from '../support/random.js';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const NEEDED = 'import torch, numpy, aiohttp, safetensors';
+const GOLDEN = process.env['GOLDEN_VISION_DIR'] ?? join(ROOT, 'test', 'golden', 'vision');
+/** Of the face vectors that faceid-sd15 takes. */
+const GOLDEN_FACE_WIDTH = 64;
 const VENV = resolve(ROOT, '.test-results', 'pack-venv');
 
 function hasTorch(python: string): boolean {
@@ -92,15 +96,29 @@ async function writeExpected(): Promise<void> {
   await writeFile(join(tree.root, 'expected.safetensors'), serializeSafetensors(tensors));
 }
 
+/** Adapters with the encoder and the face networks that they want, where people have them. */
+async function writeAdapters(): Promise<void> {
+  const models = join(tree.root, 'models');
+  await mkdir(join(models, 'ipadapter', 'faces'), { recursive: true });
+  for (const [from, to] of [
+    ['models/clip-h-tiny.safetensors', 'clip_vision/h-tiny.safetensors'],
+    ['ipadapter/models/base-sd15.safetensors', 'ipadapter/base.safetensors'],
+    ['ipadapter/models/faceid-sd15.safetensors', 'ipadapter/faces/faceid.safetensors'],
+  ] as const)
+    await copyFile(join(GOLDEN, from), join(models, to));
+  await writeFacePack(join(models, 'insightface', 'models', 'buffalo_l'), GOLDEN_FACE_WIDTH);
+}
+
 describe.skipIf(python === undefined)("the pack's Python tests", () => {
   beforeAll(async () => {
     tree = await createDemoTree();
     await mkdir(join(tree.root, 'user'), { recursive: true });
     await writeExpected();
+    await writeAdapters();
   });
   afterAll(() => tree[Symbol.asyncDispose]());
 
-  it.each(['test_client.py', 'test_drop_in.py', 'test_nodes.py'])(
+  it.each(['test_client.py', 'test_drop_in.py', 'test_nodes.py', 'test_ipadapter.py'])(
     '%s passes',
     async (file) => {
       const serve = [
@@ -116,6 +134,7 @@ describe.skipIf(python === undefined)("the pack's Python tests", () => {
         ...process.env,
         PYTHONDONTWRITEBYTECODE: '1',
         PACK_TEST_ROOT: tree.root,
+        PACK_TEST_GOLDEN: GOLDEN,
         PACK_TEST_PACK: join(ROOT, 'comfy-nodes'),
         PACK_TEST_SERVE: JSON.stringify([process.execPath, ...serve, '--data-directory', tree.dataDirectory]),
       };

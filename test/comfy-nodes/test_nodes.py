@@ -63,12 +63,14 @@ class Nodes(unittest.TestCase):
             events.wait_connected()
             self.assertTrue(events.is_connected)
             seen.clear()
-            encode(EXPECTED["image"].repeat(6, 1, 1, 1))
+            # Pictures that are known already are not encoded again.
+            encode(torch.rand(12, 60, 80, 3))
         finally:
             waiting._show_progress = original
         if waiting.get_executing_context() is None:
             self.skipTest("no node runs in this ComfyUI")
-        self.assertGreaterEqual(len(seen), 6)
+        # A step may hold several pictures.
+        self.assertGreaterEqual(len(seen), 3)
         self.assertEqual(seen[-1][1:], (12, 12))
         self.assertEqual({node for node, _value, _max in seen}, {"7"})
 
