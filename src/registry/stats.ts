@@ -34,10 +34,10 @@ export const STATS = {
 } as const satisfies Record<string, Stat>;
 
 export type StatName = keyof typeof STATS;
-export type StatSums = Readonly<Record<StatName, number>>;
+type StatSums = Readonly<Record<StatName, number>>;
 
 /** What a file is grouped by. */
-export const GROUPINGS = {
+const GROUPINGS = {
   folder: ({ folder }) => folder,
   kind: ({ row }) => row?.kind ?? 'unknown',
   base: ({ row }) => row?.baseModel ?? 'unknown',
@@ -50,7 +50,7 @@ export const GROUPINGS = {
 
 export type Grouping = keyof typeof GROUPINGS;
 
-export interface StatGroup extends StatSums {
+interface StatGroup extends StatSums {
   readonly group: string;
 }
 

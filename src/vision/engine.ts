@@ -81,7 +81,7 @@ export function featureTensors(output: VisionOutput): Record<string, F32Tensor> 
 }
 
 /** What the engine remembers between runs, opened when it is first needed. */
-export interface EngineMemory {
+interface EngineMemory {
   readonly fileHashes: HashMemory;
   /** Absent where features are not kept. */
   readonly features?: FeatureMemory;
