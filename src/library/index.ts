@@ -8,10 +8,10 @@ export {
 export { ComfyUIPathResolver, ModelPathConfig, notFound, type FolderStats, type ModelFile } from './path-resolver.js';
 export { adapterFolders, type AdapterFolders } from './adapter-folders.js';
 export { modelRoots } from './model-roots.js';
-export { findIssues, type HealthIssue } from './health.js';
-export { resolveWorkflow, type MissingModels, type ResolvedReference } from './missing-models.js';
+export { findIssues } from './health.js';
+export { resolveWorkflow, type MissingModels } from './missing-models.js';
 export { pairModels, type Pairing } from './pairing.js';
-export { countUsage, findPictureWorkflows, type Usage } from './usage.js';
+export { countUsage, findPictureWorkflows } from './usage.js';
 export { readWorkflowFile } from './workflow-files.js';
 export {
   DEFAULT_FIELDS,

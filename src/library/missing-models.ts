@@ -6,7 +6,7 @@ import type { JsonValue } from '../protocol/json.js';
 import type { ModelEntry } from '../registry/index.js';
 import { findReferences, placeKey, replaceTexts, type ModelReference } from './workflow-references.js';
 
-export interface ResolvedReference extends ModelReference {
+interface ResolvedReference extends ModelReference {
   /**
    * `renamed`: there, under another name of the same folder; `misplaced`: there, but in a folder that the node does not
    * look in; `missing`: nowhere.

@@ -5,7 +5,7 @@
 import { formatWidth, encoderLabel, ENCODER_FILES } from './encoder-names.js';
 import type { AdapterFacts, ModelEntry } from '../registry/index.js';
 
-export interface Need {
+interface Need {
   readonly what: 'vision encoder' | 'face recognition';
   /** The encoder in the registry's words, where only one fits. */
   readonly encoder?: string;
@@ -14,7 +14,7 @@ export interface Need {
   readonly width?: number;
 }
 
-export interface Mismatch {
+interface Mismatch {
   readonly file: ModelEntry;
   readonly reason: string;
 }
@@ -43,7 +43,7 @@ const BY_HIDDEN_WIDTH: Readonly<Record<number, string>> = {
 };
 
 /** What an adapter needs; empty for one that needs nothing, or whose need cannot be read. */
-export function needsOf({ row }: ModelEntry): readonly Need[] {
+function needsOf({ row }: ModelEntry): readonly Need[] {
   const { adapter, baseModel } = row ?? {};
   if (adapter === undefined) return [];
   return adapter.inputs.map((input): Need => {

@@ -17,7 +17,7 @@ export interface UsedWorkflow {
   readonly workflow: JsonValue;
 }
 
-export interface ModelUsage {
+interface ModelUsage {
   readonly model: ModelEntry;
   readonly count: number;
   readonly lastUsed: number;

@@ -1,7 +1,7 @@
 /** Files with the same content, and what deleting all but one of each would free. Links are no duplicates. */
 import type { ModelEntry, ModelRegistry } from './registry.js';
 
-export interface DuplicateGroup {
+interface DuplicateGroup {
   readonly sha256: string;
   readonly sizeBytes: number;
   readonly reclaimableBytes: number;

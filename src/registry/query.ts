@@ -26,7 +26,7 @@ export interface ModelQuery {
 }
 
 export const SORT_FIELDS = ['name', 'size', 'modified', 'parameters', 'kind', 'base', 'folder', 'rank'] as const;
-export type SortField = (typeof SORT_FIELDS)[number];
+type SortField = (typeof SORT_FIELDS)[number];
 
 const SORT_KEYS: Readonly<Record<SortField, (entry: ModelEntry) => string | number | undefined>> = {
   name: ({ name }) => name,

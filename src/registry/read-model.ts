@@ -27,7 +27,7 @@ export type ModelFormat = 'safetensors' | 'gguf' | 'onnx' | 'pickle-zip' | 'pick
 /** `incomplete`: cut off; `invalid`: no usable model; `unreadable`: the system refuses. */
 export type ModelStatus = 'ok' | 'incomplete' | 'invalid' | 'unreadable';
 
-export interface GgufFacts {
+interface GgufFacts {
   readonly version: number;
   readonly architecture?: string;
   readonly fileType?: number;
@@ -67,7 +67,7 @@ const FIRST_READ_BYTES = 16_384;
 const ZIP_MAGIC = 0x04034b50;
 const PICKLE_PROTOCOL = 0x80;
 
-export function fileStatOf(stats: Stats): FileStat {
+function fileStatOf(stats: Stats): FileStat {
   return { device: stats.dev, inode: stats.ino, sizeBytes: stats.size, modifiedMs: stats.mtimeMs };
 }
 

@@ -6,6 +6,7 @@
  * total.
  */
 import { dirname, extname } from 'node:path';
+import type { StatGrouping } from '../protocol/registry.js';
 import type { ModelEntry } from './registry.js';
 
 interface Stat {
@@ -34,10 +35,10 @@ export const STATS = {
 } as const satisfies Record<string, Stat>;
 
 export type StatName = keyof typeof STATS;
-export type StatSums = Readonly<Record<StatName, number>>;
+type StatSums = Readonly<Record<StatName, number>>;
 
 /** What a file is grouped by. */
-export const GROUPINGS = {
+const GROUPINGS = {
   folder: ({ folder }) => folder,
   kind: ({ row }) => row?.kind ?? 'unknown',
   base: ({ row }) => row?.baseModel ?? 'unknown',
@@ -46,11 +47,11 @@ export const GROUPINGS = {
   extension: ({ name }) => extname(name).toLowerCase(),
   format: ({ row }) => row?.format ?? 'unknown',
   status: ({ row }) => row?.status ?? 'pending',
-} as const satisfies Record<string, (entry: ModelEntry) => string>;
+} as const satisfies Record<StatGrouping, (entry: ModelEntry) => string>;
 
-export type Grouping = keyof typeof GROUPINGS;
+export type Grouping = StatGrouping;
 
-export interface StatGroup extends StatSums {
+interface StatGroup extends StatSums {
   readonly group: string;
 }
 

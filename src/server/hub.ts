@@ -84,7 +84,14 @@ export class Hub {
       socket.close(TRY_AGAIN_LATER, 'too many clients');
       return;
     }
-    const client: Client = { id, socket, wantsPreviewMetadata: false, wantsScans: false, hasSpoken: false, lastHeardMs: Date.now() };
+    const client: Client = {
+      id,
+      socket,
+      wantsPreviewMetadata: false,
+      wantsScans: false,
+      hasSpoken: false,
+      lastHeardMs: Date.now(),
+    };
     this.#clients.set(id, client);
     if (replaced !== undefined) this.#replace(replaced.socket);
     const hear = (): void => {

@@ -31,7 +31,7 @@ export async function writeSparseModel(
 }
 
 /** The names by which encoders are told, at their true widths. */
-export function clipVision(layers: number, width: number, embeds: number): Shapes {
+function clipVision(layers: number, width: number, embeds: number): Shapes {
   const shapes: Record<string, readonly number[]> = {
     'vision_model.embeddings.class_embedding': [width],
     'vision_model.embeddings.position_embedding.weight': [257, width],

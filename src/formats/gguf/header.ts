@@ -10,7 +10,7 @@ import { ModelFormatError } from '../../common/errors.js';
 import { EndOfFile, type ByteSource } from '../byte-source.js';
 import { TensorTable, type TensorEntry } from '../tensor-table.js';
 
-export type GgufValue = string | number | boolean | readonly GgufValue[];
+type GgufValue = string | number | boolean | readonly GgufValue[];
 
 export interface GgufHeader {
   readonly version: number;

@@ -9,7 +9,7 @@ import { ModelFormatError } from '../../common/errors.js';
 import { EndOfFile, type ByteSource } from '../byte-source.js';
 import { TensorTable, type TensorEntry } from '../tensor-table.js';
 
-export interface OnnxValueInfo {
+interface OnnxValueInfo {
   readonly name: string;
   /** A side that is not fixed is undefined. */
   readonly shape: readonly (number | undefined)[];

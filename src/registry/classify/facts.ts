@@ -59,7 +59,7 @@ export interface LoraFacts {
   readonly networkModule?: string;
 }
 
-export interface EmbeddingFacts {
+interface EmbeddingFacts {
   readonly vectors: number;
   /** Width per text encoder; `default` where the file does not name one. */
   readonly dims: Readonly<Record<string, number>>;

@@ -185,7 +185,7 @@ function jsonTexts(text: string): string[] {
 }
 
 /** Base models that are one kind to a LoRA: `flux-dev` and `flux`. */
-export function baseFamily(base: string): string {
+function baseFamily(base: string): string {
   return (
     /^(?:sdxl|sd15|sd21|sd3|sd35|flux|chroma|wan|hunyuan-video|pixart)/.exec(base)?.[0].replace('sd35', 'sd3') ?? base
   );

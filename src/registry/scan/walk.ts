@@ -6,7 +6,7 @@ import { readdirSync, statSync, type Dirent } from 'node:fs';
 import { extname, join } from 'node:path';
 
 /** Endings of model files: ComfyUI's, and those that it does not list. */
-export const MODEL_ENDINGS: ReadonlySet<string> = new Set(
+const MODEL_ENDINGS: ReadonlySet<string> = new Set(
   '.ckpt .pt .pt2 .bin .pth .safetensors .pkl .sft .gguf .onnx'.split(' '),
 );
 /** A tree with more folders is a mistake (a drive root, a mesh of links), and walking it would not end. */

@@ -4,7 +4,7 @@ import { dirname, join, resolve } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { z } from 'zod';
 
-export const goldenModelsFolder = resolve(process.env['GOLDEN_MODELS_DIR'] ?? import.meta.dirname);
+const goldenModelsFolder = resolve(process.env['GOLDEN_MODELS_DIR'] ?? import.meta.dirname);
 
 const shareSchema = z.object({ tensors: z.number(), parameters: z.number(), bytes: z.number() });
 const caseSchema = z.object({

@@ -67,7 +67,7 @@ const header = fc
     let end = 0;
     const entries = list.map(([key, [dtype, bytes], shape]) => {
       const begin = end;
-      end += shape.reduce((product, side) => product * side, Number(bytes));
+      end += shape.reduce((product, side) => product * side, bytes);
       return [key, { dtype, shape, data_offsets: [begin, end] }] as const;
     });
     const parts = [...(metadata === null ? [] : [['__metadata__', metadata] as const]), ...entries];
