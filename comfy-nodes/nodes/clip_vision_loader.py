@@ -7,9 +7,10 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from .file_choices import file_identity, list_files
 from .node_call import call_node
 from .remote_clip_vision import RemoteClipVision
-from .remote_nodes import file_identity, list_files, read_descriptions
+from .remote_nodes import read_descriptions
 
 MODELS = {"kind": "models", "folder": "clip_vision"}
 

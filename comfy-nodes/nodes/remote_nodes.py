@@ -6,19 +6,15 @@ The file is exported by the bridge (`vision-bridge nodes --json`); a node that i
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io
 
 from ..bridge import PACK_FOLDER
 from ..bridge_client import NODE_PROTOCOL
+from .file_choices import file_identity, list_files
 from .node_call import call_node
-
-OUTPUT_SUFFIX = " [output]"
-FEATURE_ENDING = ".safetensors"
 
 Description = dict[str, Any]
 
@@ -89,33 +85,6 @@ def build_input(entry: Description) -> io.Input:
         return io.Combo.Input(entry["name"], options=choices, optional=entry["optional"], **options)
     kind = WIDGETS.get(entry["type"]) or io.Custom(entry["type"])
     return kind.Input(entry["name"], optional=entry["optional"], **options)
-
-
-def list_files(source: Description) -> list[str]:
-    """Choices that are files, listed as the bridge lists them."""
-    if source["kind"] == "models":
-        return folder_paths.get_filename_list(source["folder"])
-    names = []
-    places = {folder_paths.get_input_directory(): "", folder_paths.get_output_directory(): OUTPUT_SUFFIX}
-    for folder, suffix in places.items():
-        if os.path.isdir(folder):
-            with os.scandir(folder) as entries:
-                found = [e.name for e in entries if e.is_file() and e.name.lower().endswith(FEATURE_ENDING)]
-            names += [name + suffix for name in sorted(found)]
-    return names
-
-
-def file_identity(source: Description, name: str) -> str:
-    """A text that changes when the file does; empty where there is none."""
-    if source["kind"] == "models":
-        path = folder_paths.get_full_path(source["folder"], name)
-    else:
-        path = folder_paths.get_annotated_filepath(name)
-    try:
-        status = os.stat(path or "")
-    except OSError:
-        return ""
-    return f"{status.st_size}-{int(status.st_mtime * 1000)}"
 
 
 def _fingerprint_of(file_inputs: list[Description]) -> Callable[..., list[str]]:

@@ -22,7 +22,8 @@ const VERSION = '1';
 /** Embeds of hundreds of pictures; a file beyond this is a model. */
 const MAX_EMBEDS_BYTES = 1 << 30;
 
-const TENSOR_NAMES = ['cond.image', 'cond.face', 'uncond.image', 'uncond.face'] as const;
+/** Names of the tensors that embeds are stored and sent as. */
+export const EMBEDS_TENSORS = ['cond.image', 'cond.face', 'uncond.image', 'uncond.face'] as const;
 
 const provenanceSchema = z.object({
   adapter: z.object({ name: z.string(), variant: z.string(), identity: z.string() }).optional(),
@@ -31,21 +32,25 @@ const provenanceSchema = z.object({
   settings: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.array(z.number())])),
 });
 
-/** Embeds as the bytes of a safetensors file. */
-export function serializeEmbeds({ cond, uncond, provenance }: IPAdapterEmbeds): Uint8Array<ArrayBuffer> {
+/** The tensors of embeds under the names that they are stored and sent with. */
+export function embedsTensors({ cond, uncond }: IPAdapterEmbeds): Readonly<Record<string, F32Tensor>> {
   const named = {
     'cond.image': cond.image,
     'cond.face': cond.face,
     'uncond.image': uncond?.image,
     'uncond.face': uncond?.face,
   };
-  const tensors = Object.fromEntries(
+  return Object.fromEntries(
     Object.entries(named).flatMap(([name, tensor]) => (tensor === undefined ? [] : [[name, tensor]])),
   );
-  return serializeSafetensors(tensors, {
+}
+
+/** Embeds as the bytes of a safetensors file. */
+export function serializeEmbeds(embeds: IPAdapterEmbeds): Uint8Array<ArrayBuffer> {
+  return serializeSafetensors(embedsTensors(embeds), {
     format: FORMAT,
     version: VERSION,
-    provenance: JSON.stringify(provenance),
+    provenance: JSON.stringify(embeds.provenance),
   });
 }
 
@@ -64,10 +69,10 @@ export async function readEmbeds(path: string): Promise<IPAdapterEmbeds> {
 
 async function readOwn(header: ModelHeader, label: string): Promise<IPAdapterEmbeds> {
   const tensors = new Map<string, Tensor>();
-  for (const name of TENSOR_NAMES) {
+  for (const name of EMBEDS_TENSORS) {
     if (header.tensors.has(name)) tensors.set(name, await readTensor(header, name));
   }
-  return assemble(tensors, header.metadata, label);
+  return embedsFromTensors(tensors, readProvenance(header.metadata, label), label);
 }
 
 /**
@@ -78,16 +83,22 @@ async function readOwn(header: ModelHeader, label: string): Promise<IPAdapterEmb
 export function parseEmbeds(bytes: Uint8Array, label: string): IPAdapterEmbeds {
   const { tensors, metadata } = parseSafetensors(bytes, label);
   if (metadata.get('format') !== FORMAT) throw invalid(label, `its metadata has no format "${FORMAT}"`);
-  return assemble(tensors, metadata, label);
+  return embedsFromTensors(tensors, readProvenance(metadata, label), label);
 }
 
-function assemble(
+/**
+ * Embeds from tensors under the names that `embedsTensors` gives them; tensors of other names are left alone.
+ *
+ * @param origin Their provenance as JSON gives it.
+ * @throws {ModelFormatError} `EMBEDS_INVALID`
+ */
+export function embedsFromTensors(
   tensors: ReadonlyMap<string, Tensor>,
-  metadata: ReadonlyMap<string, string>,
+  origin: unknown,
   label: string,
 ): IPAdapterEmbeds {
-  const provenance = parseProvenance(metadata, label);
-  const find = (name: (typeof TENSOR_NAMES)[number]): F32Tensor | undefined => {
+  const provenance = checkProvenance(origin, label);
+  const find = (name: (typeof EMBEDS_TENSORS)[number]): F32Tensor | undefined => {
     const tensor = tensors.get(name);
     return tensor === undefined ? undefined : checkTensor(tensor, name, label);
   };
@@ -102,17 +113,19 @@ function featuresOf(image: F32Tensor | undefined, face: F32Tensor | undefined): 
   return { ...(image === undefined ? {} : { image }), ...(face === undefined ? {} : { face }) };
 }
 
-function parseProvenance(metadata: ReadonlyMap<string, string>, label: string): EmbedsProvenance {
+function readProvenance(metadata: ReadonlyMap<string, string>, label: string): unknown {
   if (metadata.get('version') !== VERSION) {
     throw invalid(label, `its version is ${metadata.get('version') ?? 'not given'}; ${VERSION} is read`);
   }
-  let json: unknown;
   try {
-    json = JSON.parse(metadata.get('provenance') ?? '');
+    return JSON.parse(metadata.get('provenance') ?? '');
   } catch (error) {
     throw invalid(label, `its provenance is not JSON (${messageOf(error)})`);
   }
-  const parsed = provenanceSchema.safeParse(json);
+}
+
+function checkProvenance(origin: unknown, label: string): EmbedsProvenance {
+  const parsed = provenanceSchema.safeParse(origin);
   if (!parsed.success) throw invalid(label, 'its provenance lacks images or settings');
   const { adapter, encoder, images, settings } = parsed.data;
   return {

@@ -1,6 +1,13 @@
 /** Door of adapter/: IP-Adapters by content, and what they make of references. */
 export { COMBINE_MODES, type CombineMode } from './combine.js';
-export { parseEmbeds, readEmbeds, serializeEmbeds } from './embeds-file.js';
+export {
+  EMBEDS_TENSORS,
+  embedsFromTensors,
+  embedsTensors,
+  parseEmbeds,
+  readEmbeds,
+  serializeEmbeds,
+} from './embeds-file.js';
 export { combineEmbeds, weighEmbeds, type IPAdapterEmbeds } from './embeds.js';
 export { AdapterEngine, type AdapterFeatures, type IPAdapterTokens } from './engine.js';
 export { maskTokens } from './masks.js';

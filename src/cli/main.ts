@@ -7,53 +7,46 @@
  */
 import { Command, CommanderError } from 'commander';
 import { BridgeError, messageOf } from '../common/errors.js';
-import { demoCommand } from './commands/demo.js';
-import { doctorCommand } from './commands/doctor.js';
-import { duplicatesCommand } from './commands/duplicates.js';
-import { encodeCommand } from './commands/encode.js';
-import { ipadapterCommand } from './commands/ipadapter.js';
-import { nodesCommand } from './commands/nodes.js';
-import { modelsCommand } from './commands/models.js';
-import { usageCommand } from './commands/usage.js';
-import { hashCommand, infoCommand } from './commands/info.js';
-import { pathsCommand } from './commands/paths.js';
-import { resolveCommand } from './commands/resolve.js';
-import { serveCommand } from './commands/serve.js';
-import { statsCommand } from './commands/stats.js';
 import { printJson } from './output.js';
 import { readPackageVersion } from '../common/package-version.js';
 
-function createProgram(): Command {
+/** Loaded when named: starting the server should not wait for what the other commands need. */
+const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
+  serve: async () => (await import('./commands/serve.js')).serveCommand(),
+  demo: async () => (await import('./commands/demo.js')).demoCommand(),
+  encode: async () => (await import('./commands/encode.js')).encodeCommand(),
+  ipadapter: async () => (await import('./commands/ipadapter.js')).ipadapterCommand(),
+  nodes: async () => (await import('./commands/nodes.js')).nodesCommand(),
+  paths: async () => (await import('./commands/paths.js')).pathsCommand(),
+  resolve: async () => (await import('./commands/resolve.js')).resolveCommand(),
+  stats: async () => (await import('./commands/stats.js')).statsCommand(),
+  models: async () => (await import('./commands/models.js')).modelsCommand(),
+  info: async () => (await import('./commands/info.js')).infoCommand(),
+  doctor: async () => (await import('./commands/doctor.js')).doctorCommand(),
+  duplicates: async () => (await import('./commands/duplicates.js')).duplicatesCommand(),
+  hash: async () => (await import('./commands/info.js')).hashCommand(),
+  usage: async () => (await import('./commands/usage.js')).usageCommand(),
+};
+
+async function createProgram(name = ''): Promise<Command> {
   const program = new Command('vision-bridge')
     .description('CLIP vision encoding and model statistics beside ComfyUI')
     .version(readPackageVersion())
     .exitOverride()
     .showHelpAfterError('(add --help for the list of flags)');
-  for (const command of [
-    serveCommand(),
-    demoCommand(),
-    encodeCommand(),
-    ipadapterCommand(),
-    nodesCommand(),
-    pathsCommand(),
-    resolveCommand(),
-    statsCommand(),
-    modelsCommand(),
-    infoCommand(),
-    doctorCommand(),
-    duplicatesCommand(),
-    hashCommand(),
-    usageCommand(),
-  ]) {
+  // Help and unknown commands tell of all.
+  const loaders = Object.hasOwn(COMMANDS, name) ? [COMMANDS[name]] : Object.values(COMMANDS);
+  for (const load of loaders) {
     // Commands that are added ready-made do not inherit this.
-    program.addCommand(command.exitOverride());
+    if (load !== undefined) program.addCommand((await load()).exitOverride());
   }
   return program;
 }
 
 async function main(argv: readonly string[]): Promise<number> {
   try {
-    await createProgram().parseAsync(argv);
+    const program = await createProgram(argv[2]);
+    await program.parseAsync(argv);
     return 0;
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;

@@ -7,8 +7,11 @@
  */
 import type { Jsonable, JsonableObject, JsonObject } from '../protocol/json.js';
 
-/** Models of a folder, or safetensors files of the input and output folders. */
-type ChoiceSource = { readonly kind: 'models'; readonly folder: string } | { readonly kind: 'feature-files' };
+/** Models of a folder, or files of the input and output folders; `before` comes first and is no file. */
+type ChoiceSource =
+  | { readonly kind: 'models'; readonly folder: string; readonly before?: readonly string[] }
+  | { readonly kind: 'feature-files' | 'embeds-files' | 'ipadapters' }
+  | { readonly kind: 'face-packs'; readonly before?: readonly string[] };
 
 export interface InputDefinition {
   readonly name: string;

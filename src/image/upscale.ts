@@ -29,7 +29,7 @@ export interface UpscaleOptions {
 /**
  * @param images f32 `[B, H, W, C]`
  * @returns f32 `[B, height, width, C]`, owned by the caller
- * @throws {BridgeError} `IMAGE_TOO_LARGE`, `CANCELLED`
+ * @throws {BridgeError} `IMAGE_TOO_LARGE`, `IMAGE_INVALID` when nothing would be left, `CANCELLED`
  */
 export async function upscale(images: F32Tensor, options: UpscaleOptions): Promise<F32Tensor> {
   const { width, height, method, crop, signal } = options;
@@ -39,6 +39,14 @@ export async function upscale(images: F32Tensor, options: UpscaleOptions): Promi
     crop === 'center'
       ? centerWindow(fullWidth, fullHeight, width / height)
       : { left: 0, top: 0, width: fullWidth, height: fullHeight };
+  // Rounding made a side vanish; torch and Pillow refuse that too.
+  if (Math.min(width, height, window.width, window.height) < 1) {
+    throw new BridgeError(
+      'IMAGE_INVALID',
+      `A picture of ${fullWidth}×${fullHeight} cannot become one of ${width}×${height} (crop ${crop}): a side would be 0.`,
+      { details: { width, height, fullWidth, fullHeight, crop } },
+    );
+  }
   if (method !== 'lanczos') return interpolate(images, window, width, height, method, signal);
   return upscaleLanczos(images, window, width, height, signal);
 }

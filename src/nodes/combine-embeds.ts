@@ -11,6 +11,7 @@ export function createCombineEmbeds(): NodeDefinition {
     classType: 'VisionBridgeCombineEmbeds',
     api: 'v1',
     displayName: 'Combine Embeds (Vision Bridge)',
+    description: 'Several embeds as one: side by side, added, averaged.',
     category: CATEGORY,
     pythonModule: MODULE,
     inputs: [

@@ -23,6 +23,7 @@ export function createFaceSimilarity({ ipadapter }: NodeServices): NodeDefinitio
         type: 'COMBO',
         optional: true,
         choices: () => choicesOf(ipadapter, 'facePacks', true),
+        choicesFrom: { kind: 'face-packs', before: [AUTO] },
         options: { default: AUTO },
       },
       {

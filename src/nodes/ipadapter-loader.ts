@@ -1,16 +1,7 @@
 /** VisionBridgeIPAdapterLoader: an IP-Adapter with the encoder and the face networks that go with it, found by content. */
-import { findEncoder, openFacePack } from '../adapter/index.js';
 import type { NodeDefinition } from '../graph/index.js';
-import {
-  AUTO,
-  CATEGORY,
-  choicesOf,
-  IPADAPTER,
-  MODULE,
-  optionalText,
-  type LoadedIPAdapter,
-} from './ipadapter-values.js';
-import type { IPAdapterServices, NodeServices } from './services.js';
+import { AUTO, CATEGORY, choicesOf, IPADAPTER, MODULE, openIPAdapter, optionalText } from './ipadapter-values.js';
+import type { NodeServices } from './services.js';
 import { textInput } from './values.js';
 
 export function createIPAdapterLoader({ ipadapter, vision }: NodeServices): NodeDefinition {
@@ -23,12 +14,19 @@ export function createIPAdapterLoader({ ipadapter, vision }: NodeServices): Node
     category: CATEGORY,
     pythonModule: MODULE,
     inputs: [
-      { name: 'ipadapter', type: 'COMBO', choices: () => choicesOf(ipadapter, 'adapters') },
+      {
+        name: 'ipadapter',
+        type: 'COMBO',
+        choices: () => choicesOf(ipadapter, 'adapters'),
+        choicesFrom: { kind: 'ipadapters' },
+        options: { tooltip: 'A file of the ipadapter folder, which lies beside clip_vision.' },
+      },
       {
         name: 'clip_vision',
         type: 'COMBO',
         optional: true,
         choices: () => choicesOf(ipadapter, 'encoders', true),
+        choicesFrom: { kind: 'models', folder: 'clip_vision', before: [AUTO] },
         options: { default: AUTO, tooltip: 'auto: the first file of the clip_vision folders that fits by content.' },
       },
       {
@@ -36,42 +34,22 @@ export function createIPAdapterLoader({ ipadapter, vision }: NodeServices): Node
         type: 'COMBO',
         optional: true,
         choices: () => choicesOf(ipadapter, 'facePacks', true),
+        choicesFrom: { kind: 'face-packs', before: [AUTO] },
         options: { default: AUTO, tooltip: 'FaceID adapters only. A folder of models/insightface/models.' },
       },
     ],
     outputs: [{ type: IPADAPTER, name: 'ipadapter' }],
     async execute(inputs, { signal }) {
+      const chosen = (input: string): string | undefined => {
+        const name = optionalText(inputs, input, AUTO);
+        return name === AUTO ? undefined : name;
+      };
       const names = {
         name: textInput(inputs, 'ipadapter'),
-        encoderName: optionalText(inputs, 'clip_vision', AUTO),
-        facePack: optionalText(inputs, 'face_pack', AUTO),
+        encoderName: chosen('clip_vision'),
+        facePack: chosen('face_pack'),
       };
-      return { outputs: [await loadIPAdapter(ipadapter, vision, names, signal)] };
+      return { outputs: [await openIPAdapter(ipadapter, vision, names, signal)] };
     },
-  };
-}
-
-/** @throws {BridgeError} `MODEL_NOT_FOUND`, `ADAPTER_UNKNOWN`, saying what was looked for and where */
-async function loadIPAdapter(
-  { adapters, faces, folders }: IPAdapterServices,
-  vision: NodeServices['vision'],
-  { name, encoderName, facePack }: { name: string; encoderName: string; facePack: string },
-  signal: AbortSignal,
-): Promise<LoadedIPAdapter> {
-  const adapter = await adapters.open(await folders.adapters.resolve(name), { signal });
-  const encoder =
-    adapter.encoder === undefined
-      ? undefined
-      : encoderName === AUTO
-        ? await findEncoder(adapter, folders.encoders, vision, signal)
-        : { name: encoderName, model: await vision.open(await folders.encoders.resolve(encoderName), { signal }) };
-  const pack = facePack === AUTO ? undefined : facePack;
-  return {
-    kind: 'ipadapter',
-    name,
-    adapter,
-    encoderName: encoder?.name,
-    encoder: encoder?.model,
-    faces: adapter.face === undefined ? undefined : await openFacePack(faces, folders.facePacks, pack),
   };
 }

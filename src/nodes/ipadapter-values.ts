@@ -1,10 +1,10 @@
 /** What travels between the IP-Adapter nodes. */
 import type { FaceModel } from '../faces/index.js';
+import { findEncoder, openFacePack, type IPAdapterEmbeds, type IPAdapterModel } from '../adapter/index.js';
 import { BridgeError } from '../common/errors.js';
-import type { IPAdapterEmbeds, IPAdapterModel } from '../adapter/index.js';
-import type { NodeInputs } from '../graph/index.js';
+import { PythonError, type NodeInputs } from '../graph/index.js';
 import type { F32Tensor } from '../tensor/tensor.js';
-import type { VisionModel } from '../vision/index.js';
+import type { VisionEngine, VisionModel } from '../vision/index.js';
 import type { IPAdapterServices } from './services.js';
 
 export const IPADAPTER = 'VISION_BRIDGE_IPADAPTER';
@@ -22,6 +22,39 @@ export interface LoadedIPAdapter {
   readonly encoderName?: string | undefined;
   readonly encoder?: VisionModel | undefined;
   readonly faces?: FaceModel | undefined;
+}
+
+interface IPAdapterNames {
+  readonly name: string;
+  /** Left out: the first encoder that fits by content. */
+  readonly encoderName: string | undefined;
+  /** Left out: the first pack that is complete. */
+  readonly facePack: string | undefined;
+}
+
+/** @throws {BridgeError} `MODEL_NOT_FOUND`, `ADAPTER_UNKNOWN`, saying what was looked for and where */
+export async function openIPAdapter(
+  { adapters, faces, folders }: IPAdapterServices,
+  vision: VisionEngine,
+  { name, encoderName, facePack }: IPAdapterNames,
+  signal?: AbortSignal,
+): Promise<LoadedIPAdapter> {
+  const options = signal === undefined ? {} : { signal };
+  const adapter = await adapters.open(await folders.adapters.resolve(name), options);
+  const encoder =
+    adapter.encoder === undefined
+      ? undefined
+      : encoderName === undefined
+        ? await findEncoder(adapter, folders.encoders, vision, signal)
+        : { name: encoderName, model: await vision.open(await folders.encoders.resolve(encoderName), options) };
+  return {
+    kind: 'ipadapter',
+    name,
+    adapter,
+    encoderName: encoder?.name,
+    encoder: encoder?.model,
+    faces: adapter.face === undefined ? undefined : await openFacePack(faces, folders.facePacks, facePack),
+  };
 }
 
 export function ipadapterInput(inputs: NodeInputs, name: string): LoadedIPAdapter {
@@ -70,6 +103,6 @@ function hasKind(value: unknown, kind: string): boolean {
   return typeof value === 'object' && value !== null && 'kind' in value && value.kind === kind;
 }
 
-function wrong(name: string, wanted: string): BridgeError {
-  return new BridgeError('INTERNAL', `The input ${name} is not ${wanted}.`);
+function wrong(name: string, wanted: string): PythonError {
+  return new PythonError('TypeError', `The input ${name} is not ${wanted}.`);
 }

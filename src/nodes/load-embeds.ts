@@ -22,7 +22,18 @@ export function createLoadEmbeds(services: NodeServices): NodeDefinition {
       'Reads embeds that Save Embeds wrote, or .ipadpt files of IPAdapter_plus, without running their pickle.',
     category: CATEGORY,
     pythonModule: MODULE,
-    inputs: [{ name: 'embeds', type: 'COMBO', choices: () => listEmbeds(services) }],
+    inputs: [
+      {
+        name: 'embeds',
+        type: 'COMBO',
+        choices: () => listEmbeds(services),
+        choicesFrom: { kind: 'embeds-files' },
+        options: {
+          tooltip:
+            'A .safetensors or .ipadpt file of the input folder, or of the output folder with " [output]" behind.',
+        },
+      },
+    ],
     outputs: [{ type: EMBEDS, name: 'embeds' }],
     validator: {
       names: ['embeds'],

@@ -2,12 +2,14 @@
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readSafetensorsHeader, readTensor } from '../formats/index.js';
+import { InvalidRequestError, ModelFormatError } from '../common/errors.js';
 import type { NodeDefinition } from '../graph/index.js';
 import { OUTPUT_FIELDS, type OutputName } from '../vision/index.js';
 import { inputFilePath } from './input-files.js';
 import type { NodeServices } from './services.js';
 import { textInput } from './values.js';
-import { checkFeature, fileIdentity } from './wire-values.js';
+import { fileIdentity } from './wire-codec.js';
+import { checkFeature } from './wire-values.js';
 
 const ENDING = '.safetensors';
 /** Files that the list of choices may hold. */

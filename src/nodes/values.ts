@@ -1,5 +1,4 @@
-/** Values on links, from unknown to typed. Validation has matched the types; these guard against a defect of a node. */
-import { BridgeError } from '../common/errors.js';
+/** Values of inputs, from unknown to typed. Validation matches the types of links; a literal in the place of a link is anything. */
 import { PythonError, type NodeInputs } from '../graph/index.js';
 import type { F32Tensor } from '../tensor/tensor.js';
 import { OUTPUT_FIELDS, type VisionModel, type VisionOutput } from '../vision/index.js';
@@ -64,6 +63,6 @@ function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null;
 }
 
-function wrong(name: string, wanted: string): BridgeError {
-  return new BridgeError('INTERNAL', `The input ${name} is not ${wanted}.`);
+function wrong(name: string, wanted: string): PythonError {
+  return new PythonError('TypeError', `The input ${name} is not ${wanted}.`);
 }

@@ -3,7 +3,7 @@ import type { NodeDefinition } from '../graph/index.js';
 import { precisionInput, PRECISIONS } from './precision.js';
 import type { NodeServices } from './services.js';
 import { imageInput, textInput } from './values.js';
-import { fileIdentity } from './wire-values.js';
+import { fileIdentity } from './wire-codec.js';
 
 export function createVisionBridgeEncode({ paths, vision }: NodeServices): NodeDefinition {
   return {

@@ -5,7 +5,6 @@
  * `kind`. A handle says by itself what it stands for, so that the server keeps nothing for it and a restart costs only
  * time. A new type of link is one entry in CODECS.
  */
-import { stat } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
 import { z } from 'zod';
 import { BridgeError, InvalidRequestError } from '../common/errors.js';
@@ -19,20 +18,16 @@ import {
   type VisionModel,
   type VisionOutput,
 } from '../vision/index.js';
-import type { NodeServices } from './services.js';
-
-type Tensors = Readonly<Record<string, Tensor>>;
-type WireServices = Pick<NodeServices, 'paths' | 'vision'>;
-
-interface WireValue {
-  readonly value: Jsonable;
-  readonly tensors?: Tensors;
-}
-
-interface Codec {
-  decode(value: JsonObject, tensors: ReadonlyMap<string, Tensor>, services: WireServices): unknown;
-  encode(value: unknown): WireValue | Promise<WireValue>;
-}
+import { embedsCodec, ipadapterCodec } from './ipadapter-codecs.js';
+import { EMBEDS, IPADAPTER } from './ipadapter-values.js';
+import {
+  checkIdentity,
+  expectKind,
+  fileIdentity,
+  type Codec,
+  type WireServices,
+  type WireValue,
+} from './wire-codec.js';
 
 /** A model that a prompt or a call named; its name is what a handle needs. */
 export interface NamedVisionModel extends VisionModel {
@@ -75,6 +70,8 @@ const CODECS: Readonly<Record<string, Codec>> = {
     },
     encode: (value) => ({ value: { kind: 'features' }, tensors: featureTensors(value as VisionOutput) }),
   },
+  [IPADAPTER]: ipadapterCodec,
+  [EMBEDS]: embedsCodec,
   CLIP_VISION: {
     async decode(value, _tensors, { paths, vision }): Promise<NamedVisionModel> {
       const handle = handleSchema.safeParse(toPlain(value));
@@ -83,11 +80,7 @@ const CODECS: Readonly<Record<string, Codec>> = {
       const { name, identity } = handle.data;
       if (isAbsolute(name)) throw new InvalidRequestError('A model is named relative to its folder.');
       const model = await vision.open(await paths.resolve('clip_vision', name));
-      if (identity !== undefined && identity !== (await fileIdentity(model.path))) {
-        throw new InvalidRequestError(`${name} was replaced since it was loaded; load it again.`, {
-          details: { folder: 'clip_vision', name },
-        });
-      }
+      await checkIdentity(model.path, identity, { folder: 'clip_vision', name });
       return { ...model, name };
     },
     async encode(value) {
@@ -109,12 +102,6 @@ const CODECS: Readonly<Record<string, Codec>> = {
     },
   },
 };
-
-/** A text that changes when a file is written or replaced, and is the same on every host that shares it. */
-export async function fileIdentity(path: string): Promise<string> {
-  const { size, mtimeMs } = await stat(path);
-  return `${size}-${Math.trunc(mtimeMs)}`;
-}
 
 /** Inputs of a call as the node takes them; literals stay JSON. @throws {InvalidRequestError} naming the input. */
 export async function decodeInputs(
@@ -167,7 +154,7 @@ async function decodeValue(
 
 interface WireOutputs {
   readonly values: readonly Jsonable[];
-  readonly tensors: Tensors;
+  readonly tensors: Readonly<Record<string, Tensor>>;
 }
 
 /** Outputs of a call as they are sent. */
@@ -222,10 +209,4 @@ export function checkFeature(name: string, tensor: Tensor): F32Tensor {
     );
   }
   return tensor;
-}
-
-function expectKind(value: JsonObject, kind: string): void {
-  const given = value.get('kind');
-  if (given !== kind)
-    throw new InvalidRequestError(`a value of kind "${kind}" is needed, not ${JSON.stringify(given ?? null)}.`);
 }

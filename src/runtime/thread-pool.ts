@@ -24,7 +24,10 @@ interface TaskCall {
 /** What a thread does; the default export of its entry. Errors cross with their code. */
 export function serveTasks(
   tasks: Readonly<Record<string, (input: never) => unknown>>,
-): (call: TaskCall) => Promise<Answer<unknown>> {
+): (call: {
+  readonly task: string;
+  readonly input: unknown;
+}) => Promise<{ readonly value: unknown } | { readonly error: object }> {
   return async ({ task, input }) => {
     try {
       const work = Object.hasOwn(tasks, task) ? tasks[task] : undefined;

@@ -23,6 +23,9 @@ const MIN_COMPRESSED_BYTES = 256;
 /** Forms hold far fewer. */
 const FORM_LIMITS = { files: 1000, fields: 1000, parts: 2000, headerPairs: 100 };
 
+/** Bodies are parsed by protocol/; the compilers of JSON Schema are a hundred files that a start need not wait for. */
+const NO_SCHEMAS = { buildValidator: refuseSchema, buildSerializer: refuseSchema };
+
 const compress = promisify(gzip);
 
 export async function createApp(context: ServerContext, guard: GuardOptions): Promise<FastifyInstance> {
@@ -32,6 +35,7 @@ export async function createApp(context: ServerContext, guard: GuardOptions): Pr
   const handleError = createErrorHandler(logger, bodyLimit);
   const app = fastify({
     bodyLimit,
+    schemaController: { compilersFactory: NO_SCHEMAS },
     routerOptions: { ignoreTrailingSlash: false, caseSensitive: true, maxParamLength: 4096 },
     exposeHeadRoutes: true,
     // Before routing: an address that is no address.
@@ -119,7 +123,8 @@ function pathOf(request: FastifyRequest): string {
 /** What a request says of its contents; the heads of a form's parts are not counted. */
 function claimedBytes(request: FastifyRequest): number {
   const bytes = Number(request.headers['content-length'] ?? 0);
-  return request.isMultipart() ? bytes - FORM_HEADS_BYTES : bytes;
+  const isForm = request.headers['content-type']?.startsWith('multipart/') === true;
+  return isForm ? bytes - FORM_HEADS_BYTES : bytes;
 }
 
 /** A page that was opened with `?token=` loads its files with a cookie: it cannot add the token to each of them. */
@@ -153,4 +158,8 @@ async function compressed(request: FastifyRequest, reply: FastifyReply, payload:
   const bytes = await compress(payload);
   reply.removeHeader('content-length').header('content-encoding', 'gzip').header('vary', 'Accept-Encoding');
   return bytes;
+}
+
+function refuseSchema(): never {
+  throw new BridgeError('INTERNAL', 'Routes have no JSON Schemas here; protocol/ parses what comes.');
 }

@@ -290,8 +290,16 @@ export class VisionEngine {
   ): Promise<VisionOutput> {
     const found = hashes.map((hash) => recallOne(hash, run));
     const missing = [...found.keys()].filter((i) => found[i] === undefined);
+    const total = hashes.length;
+    const known = total - missing.length;
+    if (known > 0) onProgress?.({ stage: 'running', done: known, total });
     if (missing.length > 0) {
-      const fresh = await this.#run(model, pick(pictures, missing), run, { signal, onProgress });
+      const report = (progress: Progress): void => {
+        onProgress?.(
+          progress.stage === 'running' ? { stage: 'running', done: known + progress.done, total } : progress,
+        );
+      };
+      const fresh = await this.#run(model, pick(pictures, missing), run, { signal, onProgress: report });
       missing.forEach((index, i) => {
         found[index] = rowOf(fresh.outputs, i);
       });

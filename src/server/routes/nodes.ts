@@ -16,7 +16,7 @@ const querySchema = z.object({
   client_id: z.string().min(1).max(MAX_ID_LENGTH).optional(),
 });
 
-export function registerNodeRoutes(app: FastifyInstance, { nodeCalls, paths, vision }: Bridge): void {
+export function registerNodeRoutes(app: FastifyInstance, { nodeCalls, paths, vision, ipadapter }: Bridge): void {
   app.post('/bridge/v1/nodes/:classType', async (request, reply) => {
     const query = querySchema.safeParse(request.query);
     if (!query.success)
@@ -29,7 +29,7 @@ export function registerNodeRoutes(app: FastifyInstance, { nodeCalls, paths, vis
     const { tensors, metadata } = parseSafetensors(request.body, 'The request body');
     const values = parseJson(metadata.get('inputs') ?? '{}');
     if (!isJsonObject(values)) throw new InvalidRequestError('"inputs" is a JSON object.');
-    const inputs = await decodeInputs(definition, values, tensors, { paths, vision });
+    const inputs = await decodeInputs(definition, values, tensors, { paths, vision, ipadapter });
     const result = await nodeCalls.call(definition.classType, inputs, { callId, clientId, signal });
     const outputs = await encodeOutputs(definition, result);
     const bytes = serializeSafetensors(outputs.tensors, {

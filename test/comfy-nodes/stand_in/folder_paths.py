@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 base_path = os.environ["PACK_TEST_ROOT"]
+folder_names_and_paths = {"clip_vision": ([os.path.join(base_path, "models", "clip_vision")], {".safetensors"})}
+
+
+def get_folder_paths(folder: str) -> list[str]:
+    return list(folder_names_and_paths[folder][0])
 
 
 def get_user_directory() -> str:

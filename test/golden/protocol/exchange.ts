@@ -10,6 +10,9 @@ export interface Answer {
 }
 
 const BOUNDARY = 'recorded-form-boundary';
+/** Recordings only state the size of large bodies. */
+const STATED_BYTES = /^<(\d+) bytes of '(.)'>$/;
+const STATED_JSON = /^<JSON object of more than (\d+) bytes>$/;
 
 /** @param fill Puts bound values into the texts of a request. */
 export async function send(
@@ -51,7 +54,7 @@ export async function send(
 
 function bodyOf(request: Exchange['request'], fill: (text: string) => string): Buffer | undefined {
   if (request.body !== undefined) return Buffer.from(fill(withFloats(writeJson(request.body as Jsonable))));
-  if (request.body_text !== undefined) return Buffer.from(fill(request.body_text));
+  if (request.body_text !== undefined) return Buffer.from(fill(textOf(request.body_text)));
   if (request.body_base64 !== undefined) return Buffer.from(request.body_base64, 'base64');
   if (request.multipart === undefined) return undefined;
   const parts = request.multipart.flatMap(({ name, value, filename, content_type: type, data_base64: data }) => {
@@ -59,9 +62,19 @@ function bodyOf(request: Exchange['request'], fill: (text: string) => string): B
     const typeLine = type === undefined ? '' : `Content-Type: ${type}\r\n`;
     return [
       Buffer.from(`--${BOUNDARY}\r\nContent-Disposition: form-data; name="${name}"${file}\r\n${typeLine}\r\n`),
-      value === undefined ? Buffer.from(data ?? '', 'base64') : Buffer.from(fill(value)),
+      value === undefined ? bytesOf(data ?? '') : Buffer.from(fill(value)),
       Buffer.from('\r\n'),
     ];
   });
   return Buffer.concat([...parts, Buffer.from(`--${BOUNDARY}--\r\n`)]);
+}
+
+function bytesOf(recorded: string): Buffer {
+  const [, length, letter] = STATED_BYTES.exec(recorded) ?? [];
+  return letter === undefined ? Buffer.from(recorded, 'base64') : Buffer.alloc(Number(length), letter);
+}
+
+function textOf(recorded: string): string {
+  const length = STATED_JSON.exec(recorded)?.[1];
+  return length === undefined ? recorded : JSON.stringify({ prompt: {}, filler: 'x'.repeat(Number(length)) });
 }
