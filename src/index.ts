@@ -3,12 +3,13 @@
  *
  * Nothing runs at import time. An encoder owns an inference process: dispose it (`await using`) when done.
  */
-import { dataDirectoryOf } from './bridge.js';
+import { dataDirectoryOf, openRegistry } from './bridge.js';
 import { silentLogger, type Logger } from './common/logger.js';
 import { ModelNotFoundError } from './common/errors.js';
 import { AdapterEngine, IPAdapterServiceCore, ReferenceEncoder, type IPAdapterConfig } from './adapter/index.js';
 import { FaceEngine } from './faces/index.js';
 import { adapterFolders, ComfyUIPathResolver } from './library/index.js';
+import type { ModelRegistry } from './registry/index.js';
 import { createVisionServices, type VisionServices } from './vision-services.js';
 import { CLIPVisionEncoderCore, type EncoderOptions } from './vision/index.js';
 
@@ -22,9 +23,28 @@ export {
 } from './common/errors.js';
 export type { ErrorCode } from './common/errors.js';
 export type { Logger } from './common/logger.js';
-export { ComfyUIPathResolver, ModelPathConfig, detectComfyUIInstallation } from './library/index.js';
+export {
+  ComfyUIPathResolver,
+  ModelPathConfig,
+  detectComfyUIInstallation,
+  findIssues,
+  pairModels,
+  resolveWorkflow,
+} from './library/index.js';
 export type { ComfyUIInstallation, DetectionOptions, FolderStats, ModelFile } from './library/index.js';
 export type { ImageInput } from './image/index.js';
+export { findDuplicates } from './registry/index.js';
+export type {
+  Duplicates,
+  Grouping,
+  ModelEntry,
+  ModelQuery,
+  ModelReading,
+  ModelRegistry,
+  ModelRow,
+  ModelStats,
+  QueryResult,
+} from './registry/index.js';
 export type { F32Tensor, Shape, U8Tensor } from './tensor/tensor.js';
 export type {
   EncodeImageOptions,
@@ -147,4 +167,41 @@ function visionServicesOf(options: Omit<PretrainedOptions, keyof EncoderOptions>
     maxPendingCalls: MAX_PENDING_CALLS,
     logger: options.logger ?? silentLogger,
   });
+}
+
+export interface RegistryOptions {
+  /** Whose folders are read; default: the ComfyUI that is found by itself. */
+  readonly resolver?: ComfyUIPathResolver;
+  /** Where the index is kept; default: the platform's cache folder + `/vision-bridge`, shared with the server. */
+  readonly dataDirectory?: string;
+  readonly logger?: Logger;
+}
+
+export interface ComfyUIRegistry extends AsyncDisposable {
+  /** Scanned once. `scan()` again looks for changes. */
+  readonly registry: ModelRegistry;
+}
+
+/**
+ * Knows every model file of a ComfyUI by its header. Dispose it (`await using`) when done.
+ *
+ * @throws {BridgeError} `COMFYUI_NOT_FOUND` when none is named and none is found.
+ */
+export async function createComfyUIRegistry({
+  resolver = ComfyUIPathResolver.fromAutoDetect(),
+  dataDirectory,
+  logger = silentLogger,
+}: RegistryOptions = {}): Promise<ComfyUIRegistry> {
+  const owned = openRegistry({
+    roots: () => resolver.modelRoots(),
+    dataDirectory: dataDirectoryOf({ dataDirectory }),
+    logger,
+  });
+  try {
+    await owned.registry.scan();
+  } catch (error) {
+    await owned[Symbol.asyncDispose]();
+    throw error;
+  }
+  return owned;
 }

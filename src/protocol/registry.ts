@@ -36,4 +36,5 @@ export const STAT_GROUPINGS = [
   'format',
   'status',
 ] as const;
+export type StatGrouping = (typeof STAT_GROUPINGS)[number];
 export const groupingSchema = z.enum(STAT_GROUPINGS);

@@ -243,6 +243,7 @@ export class ModelRegistry implements AsyncDisposable {
     await Promise.all([...roots].map(([path, names]) => this.#scanRoot(pass, path, names)));
     await pass.finish();
     this.#changed();
+    this.stats(); // the first answer after a scan comes as fast as the others
     this.#report({ ...pass.progress, state: 'done' });
     await this.#threads[Symbol.asyncDispose]();
     this.#threads = undefined;

@@ -6,6 +6,7 @@
  * total.
  */
 import { dirname, extname } from 'node:path';
+import type { StatGrouping } from '../protocol/registry.js';
 import type { ModelEntry } from './registry.js';
 
 interface Stat {
@@ -46,9 +47,9 @@ const GROUPINGS = {
   extension: ({ name }) => extname(name).toLowerCase(),
   format: ({ row }) => row?.format ?? 'unknown',
   status: ({ row }) => row?.status ?? 'pending',
-} as const satisfies Record<string, (entry: ModelEntry) => string>;
+} as const satisfies Record<StatGrouping, (entry: ModelEntry) => string>;
 
-export type Grouping = keyof typeof GROUPINGS;
+export type Grouping = StatGrouping;
 
 interface StatGroup extends StatSums {
   readonly group: string;
