@@ -56,8 +56,8 @@ function noise(shape: number[], seed: number): F32Tensor {
 
 const image = noise([2, 40, 60, 3], 1);
 const encodeInputs = { clip_name: MODEL, image: { kind: 'image' }, crop: 'center', precision: 'comfy' };
-const encode = (query = ''): Promise<Answer> =>
-  call('VisionBridgeEncode', encodeInputs, { 'input.image.tensor': image }, query);
+const encode = (query = '', pictures = image): Promise<Answer> =>
+  call('VisionBridgeEncode', encodeInputs, { 'input.image.tensor': pictures }, query);
 
 /** Features of an answer as inputs of the next call. */
 function asInput(name: string, answer: Answer): Record<string, Tensor> {
@@ -110,8 +110,9 @@ describe('a node call', () => {
     };
     const caller = await open('pack');
     const other = await open('other');
-    await encode('?call_id=call-7&client_id=pack');
-    await encode(); // without a client: told to nobody
+    // Pictures that are known already are not encoded again, and tell nothing.
+    await encode('?call_id=call-7&client_id=pack', noise([2, 40, 60, 3], 71));
+    await encode('', noise([2, 40, 60, 3], 72)); // without a client: told to nobody
     await new Promise((resolve) => setTimeout(resolve, 50));
     const progress = caller.seen.filter(({ type }) => type === 'progress');
     // How many pictures a run takes is found by measurement.
