@@ -1,16 +1,59 @@
-/** Unmodified npm clients of ComfyUI run the demo's workflow. */
+/** Clients of ComfyUI that know nothing of us: upload, run, follow, fetch, interrupt, error. */
+import { execFile, spawnSync } from 'node:child_process';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { Client } from '@stable-canvas/comfyui-client';
 import { ComfyUIClient } from 'comfy-ui-client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import WebSocket from 'ws';
+import { silentLogger } from '../../src/common/logger.js';
 import { parseSafetensors } from '../../src/formats/index.js';
+import { PromptQueue } from '../../src/graph/index.js';
+import { startServer, type BridgeServer } from '../../src/server/index.js';
 import { encodeWorkflow, startTestBridge, type TestBridge } from '../support/bridge.js';
+import { fixtureNodes } from '../support/fixture-nodes.js';
 
 let started: TestBridge;
+/** The same folders, with nodes that take their time and that raise. */
+let slowQueue: PromptQueue;
+let slowServer: BridgeServer;
 beforeAll(async () => {
   started = await startTestBridge();
+  const nodes = new Map([...started.bridge.nodes, ...fixtureNodes.map((node) => [node.classType, node] as const)]);
+  slowQueue = new PromptQueue({ table: nodes, logger: silentLogger });
+  slowServer = await startServer({ ...started.bridge, nodes, queue: slowQueue });
 });
-afterAll(() => started[Symbol.asyncDispose]());
+afterAll(async () => {
+  await slowServer[Symbol.asyncDispose]();
+  await slowQueue[Symbol.asyncDispose]();
+  await started[Symbol.asyncDispose]();
+});
+
+const echoOf = (class_type: string, inputs: Record<string, unknown>): ReturnType<typeof encodeWorkflow> => ({
+  '1': { class_type, inputs },
+  '2': { class_type: 'FxEcho', inputs: { value: ['1', 0] } },
+});
+const slowWorkflow = echoOf('FxSteps', { steps: 1000, delay_ms: 20, preview: 'none' });
+const brokenWorkflow = echoOf('FxRaise', { value: 1, message: 'boom' });
+const slowHost = (): string => new URL(slowServer.url).host;
+
+/** How the latest prompt ended, once it has. */
+async function lastStatus(): Promise<unknown> {
+  for (;;) {
+    const body = (await (await fetch(`${slowServer.url}/history`)).json()) as Record<string, { status: Status }>;
+    const entry = Object.values(body).at(-1);
+    if (slowQueue.remaining === 0 && entry !== undefined) return entry.status.messages.at(-1)?.[0];
+  }
+}
+
+interface Status {
+  readonly messages: readonly (readonly [string, unknown])[];
+}
+
+async function untilRunning(): Promise<void> {
+  while (slowQueue.remaining === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+}
 
 interface SavedFile {
   readonly filename: string;
@@ -66,7 +109,43 @@ describe('comfy-ui-client', () => {
   });
 });
 
+describe('comfy-ui-client against nodes that take their time', () => {
+  it('interrupts a run, and is told of an error of a node', async () => {
+    const client = new ComfyUIClient(slowHost(), 'comfy-ui-client-slow');
+    await client.connect();
+    try {
+      await client.queuePrompt(slowWorkflow);
+      await untilRunning();
+      // It reads JSON where ComfyUI sends an empty body, and so do we.
+      await expect(client.interrupt()).rejects.toThrow(SyntaxError);
+      expect(await lastStatus()).toBe('execution_interrupted');
+      await client.queuePrompt(brokenWorkflow);
+      expect(await lastStatus()).toBe('execution_error');
+    } finally {
+      await client.disconnect();
+    }
+  });
+});
+
 describe('@stable-canvas/comfyui-client', () => {
+  it('interrupts a run, and is told of an error of a node', async () => {
+    const client = new Client({ api_host: slowHost(), clientId: 'stable-canvas-slow', WebSocket, fetch });
+    await client.connect();
+    try {
+      // Its enqueue() does not end with an interrupt; its events tell of one.
+      const interrupted = new Promise((resolve) => client.on('execution_interrupted', resolve));
+      await client.queuePrompt(0, { prompt: slowWorkflow, workflow: {} });
+      await untilRunning();
+      await client.interrupt();
+      await interrupted;
+      const failed = new Promise((resolve) => client.on('execution_error', resolve));
+      await client.queuePrompt(0, { prompt: brokenWorkflow, workflow: {} });
+      await expect(failed).resolves.toMatchObject({ exception_message: 'boom\n' });
+    } finally {
+      client.close();
+    }
+  });
+
   it('runs the workflow over its websocket and gets the features', async () => {
     const client = new Client({
       api_host: started.host,
@@ -85,5 +164,25 @@ describe('@stable-canvas/comfyui-client', () => {
     } finally {
       client.close();
     }
+  });
+});
+
+describe('a Python script of the standard library', () => {
+  it('uploads, runs, follows, fetches, meets errors and interrupts', async ({ skip }) => {
+    skip(spawnSync('python3', ['--version']).status !== 0, 'there is no python3');
+    const picture = join(started.tree.root, 'plain-source.png');
+    await writeFile(picture, started.tree.picture);
+    const script = new URL('../support/plain_client.py', import.meta.url).pathname;
+    const prompts = [encodeWorkflow('plain.png'), slowWorkflow, brokenWorkflow].map((prompt) => JSON.stringify(prompt));
+    const { stdout } = await promisify(execFile)('python3', [script, slowHost(), picture, ...prompts]);
+    const result = JSON.parse(stdout) as { followed: string[] };
+    expect(result).toMatchObject({
+      uploaded: 'plain.png',
+      png: '89504e470d0a1a0a',
+      failed: 'execution_error',
+      interrupted: 'execution_interrupted',
+      refusal: { status: 400 },
+    });
+    expect(result.followed).toEqual(expect.arrayContaining(['execution_start', 'executing', 'executed']));
   });
 });

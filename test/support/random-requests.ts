@@ -52,10 +52,11 @@ function rawSlot(): fc.Arbitrary<string> {
 }
 
 /** Mostly what the input takes. */
-function fittingValue(type: unknown, options: unknown): fc.Arbitrary<string> {
+function fittingValue(name: string, type: unknown, options: unknown): fc.Arbitrary<string> {
   const choices = Array.isArray(type) ? type : (options as { options?: readonly unknown[] } | undefined)?.options;
   if (choices !== undefined && choices.length > 0)
     return fc.constantFrom(...choices).map((choice) => JSON.stringify(choice));
+  if (name === 'batch_size' || name === 'amount') return fc.constantFrom('1', '2', '3');
   if (type === 'INT') return fc.constantFrom(...SIDES).map(String);
   if (type === 'FLOAT') return fc.constantFrom('0', '0.5', '1', '1.5', '2');
   if (type === 'BOOLEAN') return fc.constantFrom('true', 'false');
@@ -95,7 +96,7 @@ function nodeText(info: ObjectInfo, name: string, before: readonly string[]): fc
         output === type || type === '*' ? [`["${index + 1}",${slot}]`] : [],
       ),
     );
-    const fitting = links.length > 0 ? fc.constantFrom(...links) : fittingValue(type, options);
+    const fitting = links.length > 0 ? fc.constantFrom(...links) : fittingValue(key, type, options);
     const value = fc.oneof(
       { weight: 60, arbitrary: fitting },
       { weight: 1, arbitrary: rawValue },
