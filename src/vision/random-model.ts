@@ -102,7 +102,9 @@ function gaussianPool(seed: number): Float32Array {
 }
 
 function makeValues(pool: Float32Array, place: number, count: number, mean: number, deviation: number): Float32Array {
-  return Float32Array.from({ length: count }, (_none, i) => mean + deviation * (pool[(place + i) % POOL_SIZE] ?? 0));
+  const values = new Float32Array(count);
+  for (let i = 0; i < count; i += 1) values[i] = mean + deviation * (pool[(place + i) % POOL_SIZE] ?? 0);
+  return values;
 }
 
 /** Spread evenly over the gains of a norm, the same channels in every norm. */
@@ -116,7 +118,9 @@ function addOutliers(gains: Float32Array, channels: number): void {
 
 function asBytes(values: Float32Array, dtype: 'F16' | 'F32'): Uint8Array {
   if (dtype === 'F32') return new Uint8Array(values.buffer);
-  return new Uint8Array(Uint16Array.from(values, f32ToF16Bits).buffer);
+  const halves = new Uint16Array(values.length);
+  for (let i = 0; i < values.length; i += 1) halves[i] = f32ToF16Bits(values[i] ?? 0);
+  return new Uint8Array(halves.buffer);
 }
 
 const HF_ACTIVATIONS = {
