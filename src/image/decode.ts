@@ -17,6 +17,7 @@ import { throwIfAborted } from '../common/abort.js';
 import { BridgeError, messageOf } from '../common/errors.js';
 import { f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import { decodePngAnimation, readPngAnimation } from './apng.js';
+import { decodeBmp, readBmpHeader } from './bmp.js';
 import { readTransparentColour, type Colour } from './gif.js';
 import { orientFrames } from './orientation.js';
 import { HEAD_BYTES, sniffPicture, type ByteReader, type PictureFormat } from './picture-format.js';
@@ -125,6 +126,7 @@ interface Frames {
 
 async function decode(source: Source): Promise<DecodedImage> {
   const { format, open, signal } = source;
+  if (format === 'bmp') return decodeBitmap(source);
   const metadata = await open().metadata();
   throwIfAborted(signal);
   if (metadata.format !== (format === 'avif' ? 'heif' : format)) throw new Error(`its content is ${metadata.format}`);
@@ -151,6 +153,14 @@ async function pixelsOf(image: Sharp, withAlpha: boolean): Promise<Frames> {
     .raw({ depth: 'uchar' })
     .toBuffer({ resolveWithObject: true });
   return { count: 1, width: info.width, height: info.height, channels: info.channels, data };
+}
+
+async function decodeBitmap(source: Source): Promise<DecodedImage> {
+  const header = await readBmpHeader(source.read);
+  const { width, height } = header;
+  checkSize(source, width, height, 1);
+  const { channels, data } = await decodeBmp(header, source.read, source.signal);
+  return split({ count: 1, width, height, channels, data }, source);
 }
 
 /** All frames of an animation have the size of its canvas; they come as one strip, each oriented as the first. */

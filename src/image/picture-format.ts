@@ -1,11 +1,11 @@
 /**
  * Which kind of picture some bytes are, told by their beginning alone.
  *
- * Only raster formats that both ComfyUI's Pillow and our decoder read are let through to the decoder. Everything else is
+ * Only raster formats that both ComfyUI's Pillow and a decoder of ours read are let through. Everything else is
  * refused by name before any of it is rendered: a drawing of a few hundred bytes can take minutes and gigabytes.
  */
 
-const FORMATS = ['png', 'jpeg', 'webp', 'gif', 'tiff', 'avif'] as const;
+const FORMATS = ['png', 'jpeg', 'webp', 'gif', 'tiff', 'avif', 'bmp'] as const;
 export type PictureFormat = (typeof FORMATS)[number];
 
 /** Up to `length` bytes from a position on; fewer at the end. */
@@ -35,6 +35,7 @@ const SIGNATURES: readonly Signature[] = [
   signature('II+\0\x08\0\0\0', 'tiff'),
   signature('MM\0+\0\x08\0\0', 'tiff'),
   signature('????ftypavif', 'avif'),
+  signature('BM', 'bmp'),
   refused('????ftypavis', 'an animated AVIF'),
   refused('????ftyphe', 'a HEIC picture'),
   refused('????ftypmif1', 'a HEIF picture'),
@@ -45,7 +46,6 @@ const SIGNATURES: readonly Signature[] = [
   refused('\xc5\xd0\xd3\xc6', 'an EPS document'),
   refused('\x1f\x8b', 'a gzip archive (a compressed SVG?)'),
   refused('PK\x03\x04', 'a ZIP archive'),
-  refused('BM', 'a BMP picture'),
   refused('\0\0\x01\0', 'an icon (ICO)'),
   refused('\0\0\x02\0', 'a cursor (CUR)'),
   refused('8BPS', 'a Photoshop document'),

@@ -5,17 +5,17 @@
  * formats, at most two levels and 0.05 on average for lossy ones.
  */
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
 import { decodeImage, preprocessToU8, toImageTensor } from '../../../src/image/index.js';
-import { goldenVisionFolder } from './golden-folder.js';
+import { goldenVisionFolder, readCases } from './golden-folder.js';
 
 const folder = join(goldenVisionFolder, 'preprocess');
-const { sources, cases } = z
-  .object({
+const { sources, cases } = readCases(
+  join(folder, 'cases.json'),
+  z.object({
     sources: z.array(
       z.object({
         file: z.string(),
@@ -36,12 +36,13 @@ const { sources, cases } = z
         quirk: z.boolean().optional(),
       }),
     ),
-  })
-  .parse(JSON.parse(readFileSync(join(folder, 'cases.json'), 'utf8')));
+  }),
+  { sources: [], cases: [] },
+);
 
 const quirks = new Set(sources.filter((source) => source.quirk === true).map((source) => source.file));
 
-describe('decodeImage', () => {
+describe.runIf(sources.length > 0)('decodeImage', () => {
   for (const source of sources.filter(({ file }) => !quirks.has(file))) {
     it(`decodes ${source.file} as ComfyUI's LoadImage does`, async () => {
       const { rgb } = await decodeImage(join(folder, source.file));
@@ -80,7 +81,7 @@ describe('decodeImage', () => {
   }
 });
 
-describe('preprocessToU8', () => {
+describe.runIf(cases.length > 0)('preprocessToU8', () => {
   for (const { src, size, crop, expected } of cases.filter((entry) => entry.quirk !== true && !quirks.has(entry.src))) {
     it(`gives ComfyUI's 8-bit picture of ${src} at ${size} with crop ${crop}`, async () => {
       const { rgb } = await decodeImage(join(folder, src));

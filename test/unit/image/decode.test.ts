@@ -11,10 +11,11 @@ import { decodeImage } from '../../../src/image/index.js';
 import { gifClaiming, pngClaiming, tiffClaiming } from '../../support/hostile-images.js';
 
 const base64 = z.string().transform((text) => Buffer.from(text, 'base64'));
-const { pictures, bmp } = z
+const { pictures } = z
   .object({
-    pictures: z.array(z.object({ name: z.string(), bytes: base64, shape: z.array(z.number()), rgb: base64 })),
-    bmp: base64,
+    pictures: z.array(
+      z.object({ name: z.string(), bytes: base64, shape: z.array(z.number()), rgb: base64, alpha: base64.optional() }),
+    ),
   })
   .parse(JSON.parse(readFileSync(new URL('pillow-pictures.json', import.meta.url), 'utf8')));
 
@@ -25,16 +26,41 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }));
 
 describe('a picture recorded from Pillow', () => {
-  it.each(pictures)('$name has the same frames and colours', async ({ name, bytes, shape, rgb }) => {
+  it.each(pictures)('$name has the same frames and colours', async ({ name, bytes, shape, rgb, alpha }) => {
     for (const withAlpha of [true, false]) {
       const got = await decodeImage(bytes, { withAlpha });
       expect(got.rgb.shape).toEqual(shape);
       expect([...got.rgb.data]).toEqual([...rgb]);
       if (!withAlpha) expect(got.alpha).toBeUndefined();
+      else if (alpha !== undefined) expect([...(got.alpha?.data ?? [])]).toEqual([...alpha]);
     }
     const path = join(folder, name);
     await writeFile(path, bytes);
     expect([...(await decodeImage(path)).rgb.data]).toEqual([...rgb]);
+  });
+});
+
+describe('a BMP that is broken', () => {
+  const whole = pictures.find(({ name }) => name === 'bmp-24.bmp')?.bytes ?? Buffer.alloc(0);
+  const runs = pictures.find(({ name }) => name === 'bmp-rle8.bmp')?.bytes ?? Buffer.alloc(0);
+  const changed = (at: number, value: number): Buffer => {
+    const copy = Buffer.from(whole);
+    copy.writeInt32LE(value, at);
+    return copy;
+  };
+  it.each([
+    ['ends inside its header', whole.subarray(0, 30), 'IMAGE_INVALID', /ends inside its header/],
+    ['ends inside its pixels', whole.subarray(0, -30), 'IMAGE_INVALID', /ends before its last row/],
+    ['ends inside its runs', runs.subarray(0, -8), 'IMAGE_INVALID', /ends before its last row/],
+    ['has a header of another length', changed(14, 41), 'IMAGE_INVALID', /header is 41 bytes/],
+    ['claims a negative width', changed(18, -7), 'IMAGE_INVALID', /size is -7×5/],
+    ['claims more pixels than are read', changed(18, 2 ** 31 - 1), 'IMAGE_TOO_LARGE', /limit/],
+    ['has 7 bits per pixel', changed(28, 7), 'IMAGE_INVALID', /7 bits per pixel/],
+    ['holds a JPEG', changed(30, 4), 'IMAGE_INVALID', /compression has the unknown number 4/],
+    ['claims masks that no writer makes', changed(28, 32 + 3 * 65_536), 'IMAGE_INVALID', /colour masks/],
+    ['claims its pixels far behind its end', changed(10, 2 ** 31 - 1), 'IMAGE_INVALID', /ends before its last row/],
+  ])('and %s is refused', async (_what, bytes, code, message) => {
+    await expect(decodeImage(bytes)).rejects.toMatchObject({ code, message: expect.stringMatching(message) as string });
   });
 });
 
@@ -48,14 +74,18 @@ describe('what is no picture to be read', () => {
     ['a compressed SVG', gzipSync(svg), /gzip archive/],
     ['a PDF', Buffer.from('%PDF-1.7\n'), /PDF document/],
     ['PostScript', Buffer.from('%!PS-Adobe-3.0'), /PostScript/],
-    ['a BMP', bmp, /is a BMP picture, which is not read: save it as PNG or JPEG/],
+    [
+      'an icon',
+      Buffer.from([0, 0, 1, 0, 1, 0, 16, 16]),
+      /is an icon \(ICO\), which is not read: save it as PNG or JPEG/,
+    ],
     ['a HEIC', heif('heic'), /HEIC/],
     ['an animated AVIF', heif('avis'), /animated AVIF/],
     ['a video', heif('isom'), /is a video/],
     ['a JPEG XL', Buffer.from('\xff\x0a\0\0', 'latin1'), /JPEG XL/],
     ['a PPM', Buffer.from('P6 1 1 255\n...'), /PNM/],
     ['a web page', Buffer.from('<!DOCTYPE html><html>'), /web page/],
-    ['text', Buffer.from('hello'), /png, jpeg, webp, gif, tiff, avif are/],
+    ['text', Buffer.from('hello'), /png, jpeg, webp, gif, tiff, avif, bmp are/],
     ['nothing', Buffer.alloc(0), /is empty/],
   ])('%s is refused by its name', async (_what, bytes, message) => {
     await expect(decodeImage(bytes, { label: 'the-file' })).rejects.toMatchObject({
