@@ -134,12 +134,16 @@ describe('kept features', () => {
     const { features } = await started.store();
     const value = new Uint8Array(257 * 1280 * 4); // a hidden state of CLIP-ViT-H
     await features.put('a', value);
-    const times = Array.from({ length: 50 }, () => {
-      const begin = performance.now();
-      features.get('a');
-      return performance.now() - begin;
+    // The best of five medians: a machine that does other work as well is not what is measured.
+    const medians = Array.from({ length: 5 }, () => {
+      const times = Array.from({ length: 100 }, () => {
+        const begin = performance.now();
+        expect(features.get('a')).toHaveLength(value.length);
+        return performance.now() - begin;
+      });
+      return times.toSorted((one, other) => one - other)[50] ?? Infinity;
     });
-    expect(times.toSorted((a, b) => a - b)[25]).toBeLessThan(1);
+    expect(Math.min(...medians)).toBeLessThan(1);
   });
 
   it('can be left out', async () => {
