@@ -8,7 +8,6 @@
  */
 import { realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { z } from 'zod';
 import { BridgeError, ModelFormatError, ModelNotFoundError, messageOf } from '../common/errors.js';
 import { withFile } from './file-access.js';
 import { stampKey, stampOf, type ModelHeader, type StridedTensorInfo, type TensorInfo } from './model-header.js';
@@ -16,11 +15,6 @@ import { stampKey, stampOf, type ModelHeader, type StridedTensorInfo, type Tenso
 const MAX_INDEX_BYTES = 32 * 2 ** 20;
 const MAX_SHARDS = 1000;
 const SHARD_NAME = /^(.+)-\d{5}-of-\d{5}(\.[a-z]+)$/i;
-
-const indexSchema = z.object({
-  metadata: z.record(z.string(), z.unknown()).optional(),
-  weight_map: z.record(z.string(), z.string()),
-});
 
 interface ShardIndex {
   /** Real folder of the index, and the index's own name. */
@@ -115,7 +109,7 @@ async function readIndex(path: string): Promise<ShardIndex> {
     if (size > MAX_INDEX_BYTES) throw invalid(label, `it has ${size} bytes; the limit is ${MAX_INDEX_BYTES}`);
     return file.readFile({ encoding: 'utf8' });
   });
-  const { weight_map: map, metadata = {} } = parseIndex(json, label);
+  const { weight_map: map, metadata = {} } = await parseIndex(json, label);
   const files = new Map(Object.entries(map));
   const fileNames = [...new Set(files.values())].sort();
   if (fileNames.length > MAX_SHARDS) throw invalid(label, `it names ${fileNames.length} files`);
@@ -129,14 +123,23 @@ async function readIndex(path: string): Promise<ShardIndex> {
   return { path: join(await realpath(dirname(path)), label), files, fileNames, metadata: new Map(texts) };
 }
 
-function parseIndex(json: string, label: string): z.output<typeof indexSchema> {
+async function parseIndex(
+  json: string,
+  label: string,
+): Promise<{ weight_map: Record<string, string>; metadata?: Record<string, unknown> | undefined }> {
   let value: unknown;
   try {
     value = JSON.parse(json);
   } catch (error) {
     throw invalid(label, 'it is not JSON', error);
   }
-  const parsed = indexSchema.safeParse(value);
+  // Loaded when it is needed: threads that read headers start faster without.
+  const { z } = await import('zod');
+  const schema = z.object({
+    metadata: z.record(z.string(), z.unknown()).optional(),
+    weight_map: z.record(z.string(), z.string()),
+  });
+  const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
   throw invalid(label, 'it has no table "weight_map" of tensor and file names');
 }

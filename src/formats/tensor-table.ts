@@ -1,17 +1,25 @@
 /**
  * Names, dtypes, shapes and places of a file's tensors in columns: what thousands of headers are read into.
  *
- * A header of 800 tensors is three objects per tensor as a ModelHeader; here it is one text and six arrays, and a name is
- * made only where somebody looks at it.
+ * A header of 800 tensors is three objects per tensor as a ModelHeader; here it is six arrays. Names are numbers, so that
+ * what is made of a name can be kept from one table to the next.
  */
 import type { ModelHeader } from './model-header.js';
 
+/** Names by number. */
+export interface TensorNames {
+  name(id: number): string;
+  /** What a pure function makes of a name, by the name's number. It is called once per name where that is possible. */
+  memo<T extends NonNullable<unknown>>(describe: (name: string) => T): (id: number) => T;
+}
+
 export interface TensorColumns {
   readonly count: number;
-  /** Contains every name, at `starts[i]` to `ends[i]`. */
-  readonly text: string;
-  readonly starts: Int32Array;
-  readonly ends: Int32Array;
+  readonly names: TensorNames;
+  /** The name of tensor i, as a number. */
+  readonly ids: Int32Array;
+  /** Index of a name, or -1. */
+  readonly indexOf: (name: string) => number;
   /** Index into `dtypeNames`. */
   readonly dtypes: Uint8Array;
   readonly dtypeNames: readonly string[];
@@ -40,7 +48,6 @@ export interface TensorEntry {
 
 export class TensorTable {
   readonly columns: TensorColumns;
-  #byName: Map<string, number> | undefined;
 
   constructor(columns: TensorColumns) {
     this.columns = columns;
@@ -48,21 +55,14 @@ export class TensorTable {
 
   static fromEntries(entries: readonly TensorEntry[]): TensorTable {
     const count = entries.length;
-    const starts = new Int32Array(count);
-    const ends = new Int32Array(count);
+    const names = new ListedNames(entries.map(({ name }) => name));
     const dtypes = new Uint8Array(count);
     const sideStarts = new Int32Array(count + 1);
     const offsets = new Float64Array(count);
     const sizes = new Float64Array(count);
     const dtypeNames: string[] = [];
     const sides: number[] = [];
-    const names: string[] = [];
-    let length = 0;
-    entries.forEach(({ name, dtype, shape, offset, sizeBytes }, i) => {
-      names.push(name);
-      starts[i] = length;
-      length += name.length;
-      ends[i] = length;
+    entries.forEach(({ dtype, shape, offset, sizeBytes }, i) => {
       if (!dtypeNames.includes(dtype)) dtypeNames.push(dtype);
       dtypes[i] = dtypeNames.indexOf(dtype);
       sides.push(...shape);
@@ -70,12 +70,11 @@ export class TensorTable {
       offsets[i] = offset;
       sizes[i] = sizeBytes;
     });
-    const text = names.join('');
     return new TensorTable({
       count,
-      text,
-      starts,
-      ends,
+      names,
+      ids: Int32Array.from({ length: count }, (_none, i) => i),
+      indexOf: (name) => names.indexOf(name),
       dtypes,
       dtypeNames,
       sideStarts,
@@ -94,8 +93,8 @@ export class TensorTable {
   }
 
   name(index: number): string {
-    const { text, starts, ends } = this.columns;
-    return text.slice(starts[index], ends[index]);
+    const { names, ids } = this.columns;
+    return names.name(ids[index] ?? -1);
   }
 
   dtype(index: number): string {
@@ -130,12 +129,7 @@ export class TensorTable {
 
   /** Index of a name, or -1. */
   indexOf(name: string): number {
-    if (this.#byName === undefined) {
-      const byName = new Map<string, number>();
-      for (let i = 0; i < this.count; i += 1) byName.set(this.name(i), i);
-      this.#byName = byName;
-    }
-    return this.#byName.get(name) ?? -1;
+    return this.columns.indexOf(name);
   }
 
   has(name: string): boolean {
@@ -165,5 +159,29 @@ export class TensorTable {
         .filter((entry): entry is readonly [string, DtypeShare] => (entry[1]?.tensors ?? 0) > 0)
         .sort(([a], [b]) => (a < b ? -1 : 1)),
     );
+  }
+}
+
+/** Names of one table that is not scanned. */
+class ListedNames implements TensorNames {
+  readonly #names: readonly string[];
+  #byName: Map<string, number> | undefined;
+
+  constructor(names: readonly string[]) {
+    this.#names = names;
+  }
+
+  name(id: number): string {
+    return this.#names[id] ?? '';
+  }
+
+  memo<T extends NonNullable<unknown>>(describe: (name: string) => T): (id: number) => T {
+    const made: T[] = [];
+    return (id) => (made[id] ??= describe(this.name(id)));
+  }
+
+  indexOf(name: string): number {
+    this.#byName ??= new Map(this.#names.map((listed, i) => [listed, i]));
+    return this.#byName.get(name) ?? -1;
   }
 }

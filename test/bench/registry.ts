@@ -1,23 +1,26 @@
 /**
  * The registry's first index, restart and answers, beside a Python loop of json.loads over the same headers, by turns.
  *
- *     npm run build && npx tsx test/bench/registry.ts [PYTHON]
+ *     npm run build && npx tsx test/bench/registry.ts [PYTHON] [TREE ...]
  *
  * Trees are sparse: true headers, no data. `loras`: 3,678 LoRAs of 792 tensors, whose tables repeat as those of a few
- * trainers do; `varied`: the same with another rank for every module, so that no table comes twice; `all`: 22,294 files,
- * most of them small LoRAs. Medians of some processes each, after one that warms the page cache.
+ * trainers do; `varied`: the same with a random rank for every module, so that no table comes twice; `spaced`: that, written
+ * as Python's json.dumps does; `renamed`: other names in every file, so that none is known; `all`: 22,294 files, most of
+ * them small LoRAs; `many`: 70,000, only when it is named. Medians of some processes each, after one that warms the page
+ * cache.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { mkdir, open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { seededRandom } from '../support/random.js';
 
-const PROCESSES = 5;
+const PROCESSES = 3;
 const RANKS = [4, 8, 16, 32, 64, 128];
 const dist = new URL('../../dist/', import.meta.url).href;
 
-const [python = 'python3'] = process.argv.slice(2);
+const [python = 'python3', ...wanted] = process.argv.slice(2);
 
 const median = (values: readonly number[]): number =>
   values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
@@ -26,7 +29,9 @@ interface TreeOptions {
   readonly files: number;
   /** Three tensors each. */
   readonly modules: number;
-  readonly isVaried: boolean;
+  readonly ranks: 'per-file' | 'random';
+  readonly isSpaced?: boolean;
+  readonly isRenamed?: boolean;
 }
 
 /** Names as kohya's trainer gives them to the modules of SDXL. */
@@ -40,8 +45,11 @@ function moduleNames(count: number): string[] {
   });
 }
 
-async function makeTree(root: string, { files, modules, isVaried }: TreeOptions): Promise<number> {
+async function makeTree(root: string, options: TreeOptions): Promise<number> {
+  const { files, modules, ranks, isSpaced = false, isRenamed = false } = options;
   const names = moduleNames(modules);
+  const random = seededRandom(1);
+  const [comma, colon] = isSpaced ? [', ', ': '] : [',', ':'];
   let headerBytes = 0;
   for (let i = 0; i < files; i += 1) {
     const metadata = {
@@ -54,23 +62,24 @@ async function makeTree(root: string, { files, modules, isVaried }: TreeOptions)
         [`10_concept ${i}`]: Object.fromEntries(Array.from({ length: 40 }, (_none, t) => [`tag ${t} of ${i}`, t])),
       }),
     };
-    const parts = [`"__metadata__":${JSON.stringify(metadata)}`];
+    const parts = [`"__metadata__"${colon}${JSON.stringify(metadata)}`];
     let end = 0;
     names.forEach((name, m) => {
-      const rank = RANKS[(isVaried ? i * 7 + m * (1 + (i % 5)) : i) % RANKS.length] ?? 4;
+      const rank = RANKS[ranks === 'random' ? Math.floor(random() * RANKS.length) : i % RANKS.length] ?? 4;
+      const number = isRenamed ? Math.floor(random() * 2 ** 32).toString(16) : String(m);
       for (const [suffix, shape] of [
         ['alpha', []],
         ['lora_down.weight', [rank, 640]],
         ['lora_up.weight', [640, rank]],
       ] as const) {
         const size = shape.reduce<number>((product, side) => product * side, 2);
-        parts.push(
-          `"${name}_${m}.${suffix}":{"dtype":"F16","shape":[${shape.join(',')}],"data_offsets":[${end},${end + size}]}`,
-        );
+        const fields = [`"dtype"${colon}"F16"`, `"shape"${colon}[${shape.join(comma)}]`];
+        fields.push(`"data_offsets"${colon}[${end}${comma}${end + size}]`);
+        parts.push(`"${name}_${number}.${suffix}"${colon}{${fields.join(comma)}}`);
         end += size;
       }
     });
-    const json = Buffer.from(`{${parts.join(',')}}`);
+    const json = Buffer.from(`{${parts.join(comma)}}`);
     const length = Buffer.alloc(8);
     length.writeBigUInt64LE(BigInt(json.length));
     const folder = join(root, 'models/loras', String(i % 40));
@@ -127,11 +136,17 @@ const measure = (root: string, data: string): Figures =>
 const loop = (root: string): number =>
   Number(execFileSync(python, ['-c', LOOP, join(root, 'models')], { encoding: 'utf8' }));
 
-for (const [name, options] of Object.entries({
-  loras: { files: 3678, modules: 264, isVaried: false },
-  varied: { files: 3678, modules: 264, isVaried: true },
-  all: { files: 22_294, modules: 24, isVaried: false },
-} satisfies Record<string, TreeOptions>)) {
+const TREES: Readonly<Record<string, TreeOptions>> = {
+  loras: { files: 3678, modules: 264, ranks: 'per-file' },
+  varied: { files: 3678, modules: 264, ranks: 'random' },
+  spaced: { files: 3678, modules: 264, ranks: 'random', isSpaced: true },
+  renamed: { files: 3678, modules: 264, ranks: 'random', isRenamed: true },
+  all: { files: 22_294, modules: 24, ranks: 'per-file' },
+  many: { files: 70_000, modules: 8, ranks: 'random' },
+};
+
+for (const [name, options] of Object.entries(TREES)) {
+  if (wanted.length === 0 ? name === 'many' : !wanted.includes(name)) continue;
   const root = mkdtempSync(join(tmpdir(), `bench-registry-${name}-`));
   try {
     const headerBytes = await makeTree(root, options);

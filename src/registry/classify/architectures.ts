@@ -25,7 +25,7 @@ export function diffusionKeys(table: TensorTable): Keys {
   const counts = PREFIXES.map((prefix) => {
     let count = 0;
     for (let i = 0; i < table.count && count <= MIN_PREFIXED; i += 1) {
-      if (table.columns.text.startsWith(prefix, table.columns.starts[i])) count += 1;
+      if (table.name(i).startsWith(prefix)) count += 1;
     }
     return count;
   });

@@ -1,8 +1,8 @@
 /**
  * LoRAs and their kin: algorithm, rank, targets, and the base model that the targets belong to.
  *
- * A header has some 800 names and a folder thousands of files, so names are compared in place and never cut out where
- * that can be avoided.
+ * A header has some 800 names and a folder thousands of files, but most names come again and again: what one says by itself
+ * is found out once.
  */
 import type { TensorTable } from '../../formats/index.js';
 import type { LoraFacts, TableFacts } from './facts.js';
@@ -81,15 +81,15 @@ const byLastLetter = (suffixes: readonly Suffix[]): readonly (readonly Suffix[])
 const WEIGHT_TABLE = byLastLetter(WEIGHT_SUFFIXES);
 const OTHER_TABLE = byLastLetter(OTHER_SUFFIXES);
 
-/** The suffix that a name of the text ends in. */
-function suffixOf(text: string, start: number, end: number): Suffix | undefined {
-  const isWeight = text.startsWith(WEIGHT, end - WEIGHT.length);
-  const stop = isWeight ? end - WEIGHT.length : end;
-  const candidates = (isWeight ? WEIGHT_TABLE : OTHER_TABLE)[text.charCodeAt(stop - 1)];
+/** The suffix that a name ends in. */
+function suffixOf(name: string): Suffix | undefined {
+  const isWeight = name.endsWith(WEIGHT);
+  const stop = isWeight ? name.length - WEIGHT.length : name.length;
+  const candidates = (isWeight ? WEIGHT_TABLE : OTHER_TABLE)[name.charCodeAt(stop - 1)];
   if (candidates === undefined) return undefined;
   for (const candidate of candidates) {
     const from = stop - candidate.text.length;
-    if (from > start && text.startsWith(candidate.text, from)) return candidate;
+    if (from > 0 && name.startsWith(candidate.text, from)) return candidate;
   }
   return undefined;
 }
@@ -116,8 +116,8 @@ const COMPONENTS: readonly (readonly [start: string, component: string])[] = [
   ['base_model.model.text_encoder.', 'te'],
 ];
 
-function componentOf(text: string, start: number): string {
-  for (const [beginning, component] of COMPONENTS) if (text.startsWith(beginning, start)) return component;
+function componentOf(name: string): string {
+  for (const [beginning, component] of COMPONENTS) if (name.startsWith(beginning)) return component;
   return 'unet';
 }
 
@@ -160,34 +160,92 @@ const UNET_PART = /(?:down|up|input|output)_blocks|mid_block|middle_block/;
 const CROSS_ATTENTION = /attn2[._](?:processor[._])?to_[kv]$/;
 const TEXT_LAYER = /layers[._](\d+)[._]/;
 
-function observe(targets: Targets, module: string, component: string, width: number | undefined): void {
-  if (component !== 'unet') {
-    if (component === 'te' && module.startsWith('lora_te_') && /self_attn|fc1/.test(module)) targets.teWidth ??= width;
-    if (component === 'te2') {
-      if (/self_attn|fc1/.test(module)) targets.te2Width ??= width;
-      targets.te2Layers = Math.max(targets.te2Layers, Number(TEXT_LAYER.exec(module)?.[1] ?? -1) + 1);
-    }
-    return;
+/** What the name of a module says of the model that it belongs to. */
+interface ModuleSigns {
+  readonly isUnet?: boolean;
+  readonly isCrossAttention?: boolean;
+  /** Its input is as wide as the text encoder. */
+  readonly hasTextWidth?: boolean;
+  readonly textLayers?: number;
+  /** Signs of transformers, with the number of blocks up to this one. */
+  readonly transformer?: readonly (readonly [sign: string, blocks: number])[];
+}
+
+function signsOf(module: string, component: string): ModuleSigns {
+  if (component === 'te') return { hasTextWidth: module.startsWith('lora_te_') && /self_attn|fc1/.test(module) };
+  if (component === 'te2') {
+    return {
+      hasTextWidth: /self_attn|fc1/.test(module),
+      textLayers: Number(TEXT_LAYER.exec(module)?.[1] ?? -1) + 1,
+    };
   }
-  // A U-Net whose text width is known has no more to tell.
-  if (targets.crossWidth !== undefined) return;
-  if (UNET_PART.test(module)) {
-    targets.hasUnet = true;
-    if (CROSS_ATTENTION.test(module)) targets.crossWidth = width;
-    return;
-  }
-  for (const [sign, pattern] of TRANSFORMER_SIGNS) {
+  if (component !== 'unet') return {};
+  if (UNET_PART.test(module)) return { isUnet: true, isCrossAttention: CROSS_ATTENTION.test(module) };
+  const transformer = TRANSFORMER_SIGNS.flatMap(([sign, pattern]) => {
     const match = pattern.exec(module);
-    if (match === null) continue;
+    return match === null ? [] : [[sign, Number(match[1] ?? -1) + 1] as const];
+  });
+  return { transformer };
+}
+
+function observe(targets: Targets, named: NamedModule, width: number | undefined): void {
+  const { module, component } = named;
+  // A U-Net whose text width is known has no more to tell.
+  if (component === 'unet' && targets.crossWidth !== undefined) return;
+  named.signs ??= signsOf(module, component);
+  const { isUnet, isCrossAttention, hasTextWidth, textLayers = 0, transformer = [] } = named.signs;
+  if (hasTextWidth === true) {
+    if (component === 'te') targets.teWidth ??= width;
+    else targets.te2Width ??= width;
+  }
+  targets.te2Layers = Math.max(targets.te2Layers, textLayers);
+  if (isUnet === true) targets.hasUnet = true;
+  if (isCrossAttention === true) targets.crossWidth = width;
+  for (const [sign, block] of transformer) {
     targets.signs.add(sign);
-    const block = Number(match[1] ?? -1) + 1;
     if (sign === 'double' || sign === 'add-k' || sign === 'qwen-mod')
       targets.doubleBlocks = Math.max(targets.doubleBlocks, block);
     if (sign === 'single' || sign === 'flux-single') targets.singleBlocks = Math.max(targets.singleBlocks, block);
     if (sign === 'joint' || sign === 'wan' || sign === 'add-k') targets.blockWidth ??= width;
     if (sign === 'wan-ffn' && module.endsWith('0')) targets.blockWidth ??= width;
-    if (sign === 'joint' && /attn2/.test(module)) targets.signs.add('attn2');
+    if (sign === 'joint' && module.includes('attn2')) targets.signs.add('attn2');
   }
+}
+
+/** What the beginning of a name says, besides the suffix. */
+const KOHYA = 1;
+/** The file is no LoRA, whatever else is in it. */
+const FOREIGN = 2;
+const SUFFIX_SHIFT = 2;
+const SUFFIXES = [...WEIGHT_SUFFIXES, ...OTHER_SUFFIXES];
+
+/** Adapters and control networks hold LoRA matrices too, and are told by how their names begin. */
+const FOREIGN_NAME = /^(?:ip_adapter|adapter_modules|image_proj|id_encoder|first_stage_model)\./;
+
+/** What a name says by itself, as one number: flags, and above them the place of the suffix plus one. */
+function codeOf(name: string): number {
+  const suffix = suffixOf(name);
+  const isKohya = name.startsWith('lora_') || name.startsWith('lycoris_');
+  const flags = isKohya ? KOHYA : FOREIGN_NAME.test(name) ? FOREIGN : 0;
+  return flags | ((suffix === undefined ? 0 : SUFFIXES.indexOf(suffix) + 1) << SUFFIX_SHIFT);
+}
+
+interface NamedModule {
+  /** The name without the suffix. */
+  readonly module: string;
+  readonly component: string;
+  readonly isBelowUnet: boolean;
+  /** Made when somebody asks. */
+  signs?: ModuleSigns;
+}
+
+function moduleOf(name: string): NamedModule {
+  const length = suffixOf(name)?.text.length ?? 0;
+  return {
+    module: name.slice(0, name.length - length - (name.endsWith(WEIGHT) ? WEIGHT.length : 0)),
+    component: componentOf(name),
+    isBelowUnet: name.startsWith('unet.'),
+  };
 }
 
 const CROSS_BASES: Readonly<Record<number, string>> = { 768: 'sd15', 1024: 'sd21', 2048: 'sdxl', 1280: 'sdxl-refiner' };
@@ -231,7 +289,9 @@ type LoraTableFacts = Pick<TableFacts, 'baseModel' | 'lora' | 'alphaTensor' | 'w
 
 /** What a LoRA is; undefined for a table that is none. */
 export function describeLora(table: TensorTable): LoraTableFacts | undefined {
-  const { text, starts, ends, count } = table.columns;
+  const { names, ids, count } = table.columns;
+  const code = names.memo(codeOf);
+  const moduleAt = names.memo(moduleOf);
   const families = new Set<Family>();
   const ranks = new Map<number, number>();
   const components: Record<string, number> = {};
@@ -253,9 +313,13 @@ export function describeLora(table: TensorTable): LoraTableFacts | undefined {
   let hasDora = false;
   let isConvolution = false;
   let isPlainPeft = false;
+  let isKohya = false;
   for (let i = 0; i < count; i += 1) {
-    const start = starts[i] ?? 0;
-    const found = suffixOf(text, start, ends[i] ?? 0);
+    const id = ids[i] ?? 0;
+    const told = code(id);
+    if ((told & FOREIGN) !== 0) return undefined;
+    if ((told & KOHYA) !== 0) isKohya = true;
+    const found = SUFFIXES[(told >> SUFFIX_SHIFT) - 1];
     if (found === undefined) continue;
     const { family, role } = found;
     if (role === 'alpha') {
@@ -269,32 +333,29 @@ export function describeLora(table: TensorTable): LoraTableFacts | undefined {
     families.add(family);
     if (family === 'lora') {
       if (role !== 'down') continue;
+      const named = moduleAt(id);
+      const { component } = named;
       if (found.keyStyle !== undefined) keyStyle = found.keyStyle;
-      const module = text.slice(start, (ends[i] ?? 0) - found.text.length - WEIGHT.length);
-      const component = componentOf(text, start);
       plainModules += 1;
       components[component] = (components[component] ?? 0) + 1;
       addRank(ranks, table.side(i, 0));
       if (table.rank(i) === 4 && (table.side(i, 2) ?? 1) > 1) isConvolution = true;
-      if (found.keyStyle === 'peft' && text.startsWith('unet.', start)) isPlainPeft = true;
-      observe(targets, module, component, table.side(i, 1));
+      if (found.keyStyle === 'peft' && named.isBelowUnet) isPlainPeft = true;
+      observe(targets, named, table.side(i, 1));
       continue;
     }
-    const module = text.slice(
-      start,
-      (ends[i] ?? 0) - found.text.length - (text.endsWith(WEIGHT, ends[i]) ? WEIGHT.length : 0),
-    );
     if (role === 'factor') addRank(ranks, table.side(i, 0));
+    const named = moduleAt(id);
+    const { module, component } = named;
     if (modules.has(module)) continue;
     modules.add(module);
-    const component = componentOf(text, start);
     components[component] = (components[component] ?? 0) + 1;
-    observe(targets, module, component, inputWidth(table, module, family));
+    observe(targets, named, inputWidth(table, module, family));
   }
   if (![...families].some((family) => DECISIVE.has(family)) && !isFull(families, modules.size, count)) return undefined;
   const lora: LoraFacts = {
     algorithm: algorithmOf(families, hasDora, isConvolution),
-    keyStyle: keyStyle === 'kohya' && !isKohya(text, starts, count) ? 'diffusers' : keyStyle,
+    keyStyle: keyStyle === 'kohya' && !isKohya ? 'diffusers' : keyStyle,
     ...rankFacts(ranks),
     modules: plainModules + modules.size,
     components: withNamedFirst(components),
@@ -319,14 +380,6 @@ export function describeLora(table: TensorTable): LoraTableFacts | undefined {
 /** Full differences and nothing else: most names must be such, for single ones occur in other models. */
 function isFull(families: ReadonlySet<Family>, modules: number, tensors: number): boolean {
   return (families.has('full') || families.has('glora')) && modules * 4 >= tensors;
-}
-
-function isKohya(text: string, starts: Int32Array, count: number): boolean {
-  for (let i = 0; i < count; i += 1) {
-    const start = starts[i] ?? 0;
-    if (text.startsWith('lora_', start) || text.startsWith('lycoris_', start)) return true;
-  }
-  return false;
 }
 
 function algorithmOf(families: ReadonlySet<Family>, hasDora: boolean, isConvolution: boolean): LoraFacts['algorithm'] {

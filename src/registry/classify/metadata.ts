@@ -5,6 +5,7 @@
  * show.
  */
 import type { MetadataFacts, ModelFacts, TableFacts, TrainingFacts } from './facts.js';
+import { objectOf, readTagFrequencies, type TagFrequencies } from './tag-frequencies.js';
 
 /** Longer texts are cut: descriptions may hold whole pages. */
 const MAX_TEXT = 4000;
@@ -86,9 +87,9 @@ function readTraining(
   metadata: ReadonlyMap<string, string>,
   text: (...names: readonly string[]) => string | undefined,
 ): TrainingFacts | undefined {
-  const frequencies = objectOf(metadata.get('ss_tag_frequency'));
-  const folders = frequencies === undefined ? [] : Object.keys(frequencies).slice(0, MAX_LIST);
-  const tags = frequencies === undefined ? [] : countTags(frequencies);
+  const frequencies = readTagFrequencies(metadata.get('ss_tag_frequency'));
+  const folders = [...frequencies.keys()].slice(0, MAX_LIST);
+  const tags = countTags(frequencies);
   const training = withoutAbsent({
     folders: folders.length === 0 ? undefined : folders,
     concepts: folders.length === 0 ? undefined : folders.map((folder) => folder.replace(/^\d+_/, '')),
@@ -107,12 +108,10 @@ function readTraining(
 }
 
 /** Counts of a tag over all folders, most frequent first, then by code point. */
-function countTags(frequencies: Readonly<Record<string, unknown>>): (readonly [string, number])[] {
+function countTags(frequencies: TagFrequencies): (readonly [string, number])[] {
   const counts = new Map<string, number>();
-  for (const folder of Object.values(frequencies)) {
-    if (typeof folder !== 'object' || folder === null) continue;
-    for (const [tag, count] of Object.entries(folder)) {
-      if (typeof count !== 'number' || !Number.isFinite(count)) continue;
+  for (const folder of frequencies.values()) {
+    for (const [tag, count] of folder) {
       const name = tag.trim();
       if (name !== '') counts.set(name, (counts.get(name) ?? 0) + count);
     }
@@ -130,16 +129,6 @@ function compareCodePoints(a: string, b: string): number {
     if (difference !== 0) return difference;
   }
   return x.length - y.length;
-}
-
-function objectOf(text: string | undefined): Record<string, unknown> | undefined {
-  if (text === undefined || !text.startsWith('{')) return undefined;
-  try {
-    const value: unknown = JSON.parse(text);
-    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined;
-  } catch {
-    return undefined;
-  }
 }
 
 function fieldOf(text: string | undefined, field: string): string | undefined {

@@ -25,9 +25,9 @@ const when =
   (keys: Keys): Omit<KindFacts, 'kind'> | undefined =>
     test(keys) ? {} : undefined;
 
-/** First that fits. Adapters come before LoRAs, because some hold LoRA matrices. */
+/** First that fits. */
 const KINDS: readonly KindRule[] = [
-  { kind: 'lora', describe: ({ table }) => (mayBeLora(table) ? describeLora(table) : undefined) },
+  { kind: 'lora', describe: ({ table }) => describeLora(table) },
   {
     kind: 'ipadapter',
     describe: (keys) =>
@@ -74,19 +74,6 @@ export function classifyTable(table: TensorTable): TableFacts {
   }
   return counts;
 }
-
-/** Adapters and control networks hold LoRA matrices too, and are told by how their names begin. */
-function mayBeLora(table: TensorTable): boolean {
-  const { text, starts, count } = table.columns;
-  for (let i = 0; i < count; i += 1) {
-    const start = starts[i] ?? 0;
-    const letter = text.charCodeAt(start);
-    for (const other of OTHERS) if (other.charCodeAt(0) === letter && text.startsWith(other, start)) return false;
-  }
-  return true;
-}
-
-const OTHERS = ['ip_adapter.', 'adapter_modules.', 'image_proj.', 'id_encoder.', 'first_stage_model.'];
 
 const CHECKPOINT_PREFIXES = ['model.diffusion_model.', 'model.model.'];
 /** Parts of a checkpoint, by how their names begin. */

@@ -47,7 +47,13 @@ function careful(json: Buffer, dataBytes: number): unknown {
   }
 }
 
-const name = fc.oneof(fc.string({ maxLength: 30 }), fc.stringMatching(/^[a-z_.]{1,40}\.weight$/));
+// Few enough that names come again, in this order or another.
+const name = fc.oneof(
+  fc.string({ maxLength: 30 }),
+  fc.stringMatching(/^[a-z_.]{1,40}\.weight$/),
+  fc.nat(12).map((i) => `lora_unet_blocks_${i}_attn.lora_down.weight`),
+  fc.constantFrom('a', 'ab', 'abc', 'abcd', 'abcde', '__metadata__', '__proto__', 'constructor'),
+);
 const tensors = fc.uniqueArray(
   fc.tuple(
     name,
@@ -56,24 +62,56 @@ const tensors = fc.uniqueArray(
   ),
   { maxLength: 20, selector: ([key]) => key },
 );
+/** JSON as libraries write it: compact, as Python's json does, or over several lines. */
+const write = (value: unknown, style: 'compact' | 'spaced' | 'lines'): string =>
+  style === 'lines'
+    ? JSON.stringify(value, undefined, 1)
+    : style === 'compact'
+      ? JSON.stringify(value)
+      : JSON.stringify(value, undefined, 1)
+          .replace(/\n */g, ' ')
+          .replace(/([[{]) | (?=[\]}])/g, '$1');
 const header = fc
   .record({
     tensors,
     metadata: fc.option(fc.dictionary(fc.string(), fc.string())),
-    indent: fc.constantFrom(0, 1),
+    metadataAt: fc.nat(20),
+    style: fc.constantFrom('compact', 'spaced', 'lines'),
+    isShuffled: fc.boolean(),
+    isSorted: fc.boolean(),
     padding: fc.nat(9),
   })
-  .map(({ tensors: list, metadata, indent, padding }) => {
+  .map(({ tensors: list, metadata, metadataAt, style, isShuffled, isSorted, padding }) => {
     let end = 0;
-    const entries = list.map(([key, [dtype, bytes], shape]) => {
+    const entries: [string, unknown][] = list.map(([key, [dtype, bytes], shape]) => {
       const begin = end;
       end += shape.reduce((product, side) => product * side, bytes);
-      return [key, { dtype, shape, data_offsets: [begin, end] }] as const;
+      const fields = { dtype, shape, data_offsets: [begin, end] };
+      return [key, isSorted ? { data_offsets: fields.data_offsets, dtype, shape } : fields];
     });
-    const parts = [...(metadata === null ? [] : [['__metadata__', metadata] as const]), ...entries];
-    const text = `{${parts.map(([key, value]) => `${JSON.stringify(key)}:${JSON.stringify(value, undefined, indent)}`).join(',')}}`;
-    return { json: Buffer.from(text + ' '.repeat(padding)), dataBytes: end };
+    if (isShuffled) entries.sort(([a], [b]) => (a < b ? -1 : 1));
+    if (metadata !== null) entries.splice(metadataAt % 3 === 0 ? metadataAt : 0, 0, ['__metadata__', metadata]);
+    const [comma, colon] = style === 'compact' ? [',', ':'] : [', ', ': '];
+    const parts = entries.map(([key, value]) => `${JSON.stringify(key)}${colon}${write(value, style)}`);
+    return { json: Buffer.from(`{${parts.join(comma)}}${' '.repeat(padding)}`), dataBytes: end };
   });
+
+/** A header of many tensors, long enough that nearly all of it is read the fast way. */
+const longHeader = (
+  names: readonly string[],
+  rank: (index: number) => number,
+  dtype = 'F16',
+): { readonly json: Buffer; readonly dataBytes: number } => {
+  let end = 0;
+  const entries = names.map((key, i) => {
+    const [begin, shape] = [end, [rank(i), 64]];
+    end += rank(i) * 64 * 2;
+    return [key, { dtype, shape, data_offsets: [begin, end] }];
+  });
+  return { json: Buffer.from(JSON.stringify(Object.fromEntries(entries))), dataBytes: end };
+};
+const numbered = (count: number, stem: string): string[] =>
+  Array.from({ length: count }, (_none, i) => `${stem}_${i}.lora_down.weight`);
 
 describe('the fast reader', () => {
   it('reads what the careful reader reads', () => {
@@ -106,7 +144,71 @@ describe('the fast reader', () => {
     );
   });
 
+  it('reads names that it knows from other tables, in another order, with another dtype or with one missing', () => {
+    const scanner = new HeaderScanner(describeTable);
+    const names = numbered(60, 'block');
+    fc.assert(
+      fc.property(
+        fc.shuffledSubarray(names, { minLength: 40 }),
+        fc.array(fc.integer({ min: 1, max: 128 }), { minLength: 60, maxLength: 60 }),
+        fc.boolean(),
+        fc.constantFrom('F16', 'BF16', 'I16'),
+        (some, ranks, isInOrder, dtype) => {
+          const chosen = isInOrder ? names.filter((key) => some.includes(key)) : some;
+          const { json, dataBytes } = longHeader(chosen, (i) => ranks[i] ?? 1, dtype);
+          expect(fast(scanner, Buffer.from(json), dataBytes)).toEqual(careful(json, dataBytes));
+        },
+      ),
+      { numRuns: 300 },
+    );
+  });
+
+  it('refuses a changed byte anywhere in a table whose names it knows, in the same words', () => {
+    const scanner = new HeaderScanner(describeTable);
+    const names = numbered(60, 'block');
+    for (let i = 1; i < 5; i += 1) {
+      const { json, dataBytes } = longHeader(names, (at) => 1 + ((at * i) % 7));
+      expect(fast(scanner, json, dataBytes)).toEqual(careful(json, dataBytes));
+    }
+    const { json, dataBytes } = longHeader(names, (at) => 1 + (at % 9));
+    fc.assert(
+      fc.property(fc.nat(json.length - 1), fc.nat(255), fc.boolean(), (at, byte, isCut) => {
+        const broken = Buffer.from(json);
+        broken[at] = byte;
+        // What lies behind the header is that of another file, as in a buffer that is used again.
+        const seen = isCut ? broken.subarray(0, at) : broken;
+        expect(fast(scanner, seen, dataBytes)).toEqual(careful(Buffer.from(seen), dataBytes));
+      }),
+      { numRuns: 3000 },
+    );
+  });
+
+  it('refuses names that occur twice where both are known', () => {
+    const scanner = new HeaderScanner(describeTable);
+    const names = numbered(60, 'block');
+    const { json, dataBytes } = longHeader(names, () => 2);
+    for (let i = 0; i < 3; i += 1) fast(scanner, Buffer.from(json), dataBytes);
+    const twice = Buffer.from(json.toString().replace('block_7.', 'block_6.'));
+    expect(fast(scanner, Buffer.from(twice), dataBytes)).toEqual(careful(twice, dataBytes));
+  });
+
+  it('forgets names when they are many, and goes on', () => {
+    const scanner = new HeaderScanner(describeTable);
+    for (let i = 0; i < 16; i += 1) {
+      const { json, dataBytes } = longHeader(numbered(1500, `file${i % 13}`), (at) => 1 + ((at + i) % 5));
+      expect(fast(scanner, Buffer.from(json), dataBytes)).toEqual(careful(json, dataBytes));
+    }
+  });
+
   it.each([
+    '{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]},"__metadata__":{"b":"c"}}',
+    '{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]},"__metadata__":{"b":1}}',
+    '{"__metadata__":{"b":"c"},"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]},"__metadata__":{"b":"d"}}',
+    '{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]},"__metadata__":{"dtype":"F16","shape":[1],"data_offsets":[2,4]}}',
+    '{"a":{"dtype":"F16","shape":[1],"data_offsets":[2,4]},"b":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}',
+    '{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]},"b":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}',
+    '{"a":{"dtype":"F4","shape":[1],"data_offsets":[0,0]}}',
+    '{"a":{"dtype":"F16","shape":[1000000000000000],"data_offsets":[0,2000000000000000]}}',
     '{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]},}',
     '{"__metadata__":{},}',
     '{"__metadata__":{}"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}',
