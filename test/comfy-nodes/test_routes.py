@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 import unittest
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
+from unittest import mock
 
 import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from pack_support import Bridge, part, write_settings
 from yarl import URL
-
-import server  # isort: skip - ComfyUI is on the path once pack_support is there
 
 routes = part("routes")
 GUARD = {"X-Vision-Bridge": "1"}
@@ -23,12 +23,9 @@ CLOSED = "http://127.0.0.1:1"
 def new_app() -> web.Application:
     """What ComfyUI makes of the routes that a pack adds."""
     table = web.RouteTableDef()
-    before = server.PromptServer.instance if hasattr(server.PromptServer, "instance") else None
-    server.PromptServer.instance = SimpleNamespace(routes=table)
-    try:
+    running = SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(routes=table)))
+    with mock.patch.dict(sys.modules, server=running):
         routes.register_routes()
-    finally:
-        server.PromptServer.instance = before
     app = web.Application(client_max_size=200 * 1024 * 1024)
     app.add_routes(table)
     # ComfyUI serves every route below /api as well.
