@@ -13,24 +13,18 @@ from typing import Any
 
 from .bridge_client import Answer, BridgeError, Request
 
-MODEL_QUERY = ("folder", "kind", "base", "sort", "fields", "limit", "offset")
-
 # Panel route: method, route of the bridge, query parameters that are passed on.
 PASSED_ON: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "/vision_bridge/health": ("GET", "/bridge/v1/health", ()),
     "/vision_bridge/stats": ("GET", "/bridge/v1/stats", ("by",)),
-    "/vision_bridge/models": (
-        "GET",
-        "/bridge/v1/models",
-        MODEL_QUERY,
-    ),
-    "/vision_bridge/duplicates": ("GET", "/bridge/v1/duplicates", ()),
-    "/vision_bridge/doctor": ("POST", "/bridge/v1/doctor", ()),
-    "/vision_bridge/queue": ("GET", "/queue", ()),
+    "/vision_bridge/models": ("GET", "/bridge/v1/models", ("sort", "descending", "limit")),
+    "/vision_bridge/doctor": ("GET", "/bridge/v1/doctor", ()),
+    "/vision_bridge/duplicates": ("POST", "/bridge/v1/duplicates", ()),
+    "/vision_bridge/missing-models": ("POST", "/bridge/v1/missing-models", ()),
     "/vision_bridge/free": ("POST", "/free", ()),
 }
 GUARD_HEADER = "X-Vision-Bridge"
 MAX_BODY_BYTES = 16 * 1024 * 1024
+MAX_PARAMETER_LENGTH = 100
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
@@ -59,13 +53,29 @@ def _pass_on(method: str, target: str, parameters: tuple[str, ...]) -> Callable[
         if method != "GET":
             if GUARD_HEADER not in request.headers:
                 return _problem(403, "FORBIDDEN", f"The header {GUARD_HEADER} is missing.")
-            if (request.content_length or 0) > MAX_BODY_BYTES:
+            text = await _read_body(request)
+            if text is None:
                 return _problem(413, "INVALID_REQUEST", "The request is too large.")
-            body = [json.dumps(await request.json()).encode()]
+            try:
+                body = [json.dumps(json.loads(text)).encode()]
+            except (ValueError, RecursionError):
+                return _problem(400, "INVALID_REQUEST", "The body is not JSON.")
         query = {name: request.query[name] for name in parameters if name in request.query}
+        if any(len(value) > MAX_PARAMETER_LENGTH for value in query.values()):
+            return _problem(400, "INVALID_REQUEST", "A parameter is too long.")
         return await _ask(Request(method, target, query, body, "application/json"))
 
     return handler
+
+
+async def _read_body(request: Any) -> bytes | None:
+    """The body, whatever length it claims; None for one that is too large."""
+    text = bytearray()
+    async for chunk in request.content.iter_any():
+        text += chunk
+        if len(text) > MAX_BODY_BYTES:
+            return None
+    return bytes(text)
 
 
 async def _ask(request: Request) -> Any:

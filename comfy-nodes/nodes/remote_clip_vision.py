@@ -55,7 +55,7 @@ class RemoteEncoder(torch.nn.Module):
         ]
         parts = [encode(self.handle, "pixel_values", part, wanted) for part in in_parts(pixel_values)]
         device = pixel_values.device
-        joined = {output: torch.cat([part[output] for part in parts]).to(device) for output in wanted}
+        joined = {output: one_batch([part[output] for part in parts]).to(device) for output in wanted}
         intermediate = joined[name] if name is not None else None
         if intermediate is not None and layer is not None:
             intermediate = intermediate[:, layer]
@@ -99,7 +99,7 @@ class RemoteOutput(comfy.clip_vision.Output):
         if name != "all_hidden_states" or handle is None or not returns_all_states(handle):
             raise AttributeError(f"{type(self).__name__} has no {name}")
         parts = [encode(handle, "pixel_values", part, [name]) for part in in_parts(fields["_pixel_values"])]
-        self.all_hidden_states = torch.cat([part[name] for part in parts])
+        self.all_hidden_states = one_batch([part[name] for part in parts])
         return self.all_hidden_states
 
 
@@ -159,7 +159,7 @@ class RemoteClipVision:
         output = comfy.clip_vision.Output()
         output["mm_projected"] = None
         for name in wanted:
-            output[name] = torch.cat([part[name] for part in parts]).to(target)
+            output[name] = one_batch([part[name] for part in parts]).to(target)
         return output
 
     def get_sd(self) -> dict[str, torch.Tensor]:
@@ -184,7 +184,12 @@ def in_parts(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def join(parts: tuple[torch.Tensor | None, ...]) -> torch.Tensor | None:
     """The batch again; None for an output that the encoder lacks."""
     present = [part for part in parts if part is not None]
-    return torch.cat(present) if present else None
+    return one_batch(present) if present else None
+
+
+def one_batch(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Parts as one tensor. A single part is it already: copying it would cost more than its way here."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def on_device(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:

@@ -1,11 +1,13 @@
 /**
- * Requests of the panel, and their answers in the panel's own form.
+ * Requests of the panel, by the pack's own routes, and their answers in the panel's own form.
  *
  * What a bridge does not serve is `undefined`: the panel leaves that part out. What it serves in another form is an
  * error, not an empty list.
  */
 
 const GUARD = { 'X-Vision-Bridge': '1', 'Content-Type': 'application/json' };
+/** More rows than this are of no use in a sidebar. */
+const MAX_MODELS = 500;
 
 /** @param {(path: string, options?: RequestInit) => Promise<Response>} fetchApi */
 export function createBridgeApi(fetchApi) {
@@ -21,83 +23,99 @@ export function createBridgeApi(fetchApi) {
     state: () => ask('state'),
     start: () => send('start', {}),
     freeMemory: () => send('free', { unload_models: true, free_memory: true }),
-    /** Disk use in groups, largest first. */
+    /** Disk use in groups, largest first, and how far the scan is. */
     async stats(by) {
       const body = await ask(`stats?by=${encodeURIComponent(by)}`);
-      return (
-        body &&
-        listOf(body, 'groups')
-          .map(toGroup)
-          .sort((a, b) => b.sizeBytes - a.sizeBytes)
-      );
+      if (body === undefined) return undefined;
+      const groups = listOf(body, 'groups').map((group) => ({
+        label: textOf(group, 'group'),
+        files: numberOf(group, 'files'),
+        sizeBytes: numberOf(group, 'sizeBytes'),
+      }));
+      return { groups: groups.sort((a, b) => b.sizeBytes - a.sizeBytes), scan: scanOf(body) };
     },
     /** Model files, largest first. */
     async models() {
-      const body = await ask('models?sort=size&limit=500');
-      return body && listOf(body, 'models').map(toModel);
+      const body = await ask(`models?sort=size&descending=true&limit=${MAX_MODELS}`);
+      if (body === undefined) return undefined;
+      const models = listOf(body, 'models').map((model) => ({
+        name: nameOf(model),
+        kind: model.kind ?? '',
+        base: model.base ?? '',
+        sizeBytes: numberOf(model, 'size'),
+        // Broken files say what they are; sound ones say nothing.
+        status: model.status === 'ok' ? undefined : (model.status ?? undefined),
+      }));
+      return { total: numberOf(body, 'total'), models };
     },
-    /** Files that are there more than once. */
+    /** Files that are there more than once. Reads them all: it takes its time. */
     async duplicates() {
-      const body = await ask('duplicates');
-      return (
-        body &&
-        listOf(body, 'groups').map((group) => ({
-          files: listOf(group, 'files').map((file) => (typeof file === 'string' ? file : nameOf(file))),
-          reclaimableBytes: number(group, 'reclaimable_bytes', 'reclaimableBytes'),
-        }))
-      );
-    },
-    /** Pairs and mismatches of all models; with a workflow, its models too. */
-    async doctor(workflow) {
-      const body = await send('doctor', workflow === undefined ? {} : { workflow });
+      const body = await send('duplicates', {});
       if (body === undefined) return undefined;
       return {
-        pairs: (body.pairs ?? []).map((pair) => ({
-          model: nameOf(pair.model ?? pair),
-          partner: pair.encoder === undefined || pair.encoder === null ? undefined : nameOf(pair.encoder),
-          problem: pair.problem ?? pair.reason ?? undefined,
-        })),
-        references: (body.references ?? body.models ?? []).map((reference) => ({
-          nodeId: reference.node_id ?? reference.nodeId,
-          input: reference.input,
-          name: nameOf(reference),
-          status: reference.status,
-          foundAs: reference.found_as ?? reference.foundAs,
+        reclaimableBytes: numberOf(body, 'reclaimableBytes'),
+        groups: listOf(body, 'groups').map((group) => ({
+          files: listOf(group, 'files').map(String),
+          sizeBytes: numberOf(group, 'sizeBytes'),
         })),
       };
     },
+    /** What is wrong with files, and which encoder fits which adapter. */
+    async doctor() {
+      const body = await ask('doctor');
+      if (body === undefined) return undefined;
+      return {
+        issues: listOf(body, 'issues').map(({ severity, path, problem, fix }) => ({ severity, path, problem, fix })),
+        pairs: listOf(body, 'pairs').map(({ adapter, needs, matches, mismatches, advice }) => ({
+          adapter: nameOf(adapter),
+          needs: needs?.label ?? '',
+          matches: (matches ?? []).map(nameOf),
+          mismatches: (mismatches ?? []).map(({ path, reason }) => `${path}: ${reason}`),
+          advice: advice ?? '',
+        })),
+      };
+    },
+    /** The models that a workflow names, and where they are. */
+    async references(workflow) {
+      const body = await send('missing-models', workflow);
+      if (body === undefined) return undefined;
+      return listOf(body, 'references').map((reference) => ({
+        nodeId: textOf(reference, 'nodeId'),
+        nodeType: textOf(reference, 'nodeType'),
+        name: textOf(reference, 'name'),
+        status: textOf(reference, 'status'),
+        path: reference.path ?? undefined,
+        replacement: reference.replacement ?? undefined,
+      }));
+    },
   };
 }
 
+/** @throws {Error} for an answer of another form */
 function listOf(body, key) {
   if (Array.isArray(body[key])) return body[key];
-  throw new Error(`The bridge's answer has no list "${key}": the pack and vision-bridge are of different versions.`);
+  throw otherForm(key);
 }
 
-function number(object, ...names) {
-  const name = names.find((candidate) => typeof object[candidate] === 'number');
-  if (name === undefined) throw new Error(`The bridge's answer has no number "${names[0]}".`);
-  return object[name];
+function numberOf(object, key) {
+  if (typeof object[key] === 'number') return object[key];
+  throw otherForm(key);
+}
+
+function textOf(object, key) {
+  if (typeof object[key] === 'string') return object[key];
+  throw otherForm(key);
+}
+
+function otherForm(key) {
+  return new Error(`The bridge's answer has no "${key}": the pack and vision-bridge are of different versions.`);
+}
+
+function scanOf({ scan }) {
+  const isDone = scan?.state === undefined || scan.state === 'done';
+  return isDone ? undefined : { known: scan.known ?? 0, files: scan.files ?? 0 };
 }
 
 function nameOf(file) {
-  return typeof file === 'string' ? file : [file.folder, file.name].filter(Boolean).join('/');
-}
-
-function toGroup(group) {
-  return {
-    label: String(group.label ?? group.key ?? group.name),
-    files: number(group, 'files', 'count'),
-    sizeBytes: number(group, 'size_bytes', 'sizeBytes', 'bytes'),
-  };
-}
-
-function toModel(model) {
-  return {
-    name: nameOf(model),
-    kind: String(model.kind ?? ''),
-    base: String(model.base ?? model.base_model ?? model.baseModel ?? ''),
-    sizeBytes: number(model, 'size_bytes', 'sizeBytes'),
-    problems: (model.problems ?? model.health ?? []).map((problem) => String(problem.message ?? problem)),
-  };
+  return [file.folder, file.name].filter(Boolean).join('/');
 }

@@ -11,8 +11,9 @@ export function useDropIn(graph, liteGraph) {
     if (dropIn === null || dropIn === undefined) throw new Error(`${DROP_IN} is not there; reload the page.`);
     dropIn.pos = [...loader.pos];
     graph.add(dropIn);
+    const widget = dropIn.widgets?.find(({ name }) => name === 'clip_name');
     const model = loader.widgets?.find(({ name }) => name === 'clip_name')?.value;
-    setWidget(dropIn, 'clip_name', model);
+    if (widget !== undefined && model !== undefined) setWidget(dropIn, widget, model);
     const targets = (loader.outputs?.[0]?.links ?? []).map((id) => graph.links.get?.(id) ?? graph.links[id]);
     for (const link of targets.filter(Boolean)) {
       const target = graph.getNodeById(link.target_id);
@@ -23,21 +24,38 @@ export function useDropIn(graph, liteGraph) {
   return loaders.length;
 }
 
-/** Writes the names under which models were found into the nodes that look for them. Gives the number of changes. */
+/** Writes the names under which models were found into the widgets that name them otherwise. Gives their number. */
 export function repair(graph, references) {
+  const graphs = [graph, ...(graph.subgraphs?.values?.() ?? [])];
   let count = 0;
-  for (const { nodeId, input, foundAs } of references) {
-    const node = graph.getNodeById(Number.isNaN(Number(nodeId)) ? nodeId : Number(nodeId));
-    if (node && foundAs !== undefined && setWidget(node, input, foundAs)) count += 1;
+  for (const { nodeId, nodeType, name, replacement } of references) {
+    const id = Number.isNaN(Number(nodeId)) ? nodeId : Number(nodeId);
+    const nodes = graphs.map((candidate) => candidate.getNodeById(id)).filter((node) => node?.type === nodeType);
+    for (const node of nodes) {
+      for (const widget of node.widgets ?? []) {
+        const value = replaceName(widget.value, name, replacement);
+        if (value === widget.value) continue;
+        setWidget(node, widget, value);
+        count += 1;
+      }
+    }
   }
   return count;
 }
 
-function setWidget(node, name, value) {
-  const widget = node.widgets?.find((candidate) => candidate.name === name);
-  if (widget === undefined || value === undefined) return false;
+/** The value with another name in it: the name itself, a prompt that names an embedding, or an object that holds one. */
+function replaceName(value, name, replacement) {
+  if (typeof value === 'string') {
+    if (value === name) return replacement;
+    return value.replaceAll(`embedding:${name}`, () => `embedding:${replacement}`);
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value;
+  const entries = Object.entries(value).map(([key, entry]) => [key, replaceName(entry, name, replacement)]);
+  return entries.every(([key, entry]) => entry === value[key]) ? value : { ...value, ...Object.fromEntries(entries) };
+}
+
+function setWidget(node, widget, value) {
   widget.value = value;
   widget.callback?.(value);
   node.setDirtyCanvas?.(true, true);
-  return true;
 }

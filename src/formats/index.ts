@@ -2,7 +2,7 @@
 export { stampKey, type ModelHeader, type TensorInfo } from './model-header.js';
 export { readModelHeader } from './open.js';
 export { readSafetensorsHeader, readTensor } from './safetensors/file.js';
-export { parseSafetensors, serializeSafetensors } from './safetensors/memory.js';
+export { parseSafetensors, safetensorsParts, serializeSafetensors } from './safetensors/memory.js';
 export { ByteSource } from './byte-source.js';
 export { readGgufHeader, type GgufHeader } from './gguf/header.js';
 export { readOnnxMetadata, type OnnxMetadata } from './onnx/metadata.js';

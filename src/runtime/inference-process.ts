@@ -43,8 +43,13 @@ interface PendingCall {
   readonly onProgress: CallOptions['onProgress'];
 }
 
-/** glibc gives allocations above this back to the system when they are freed; its default grows and keeps them. */
-const MALLOC_MMAP_THRESHOLD_BYTES = 1_048_576;
+/**
+ * glibc gives allocations above the first back to the system when they are freed; its default grows and keeps them. Below are
+ * what a picture and its features need, which are wanted again at once: memory that is touched for the first time costs
+ * many times what copying into it does. Above are the weights of the larger encoders. The second bounds what is kept.
+ */
+const MALLOC_MMAP_THRESHOLD_BYTES = 6_000_000;
+const MALLOC_TRIM_THRESHOLD_BYTES = 33_554_432;
 /** A child that is asked to end may finish the run it is in; after this it is killed. */
 const END_GRACE_MS = 2000;
 
@@ -128,7 +133,11 @@ export class InferenceProcess implements AsyncDisposable {
     const child = fork(entry, {
       serialization: 'advanced',
       execArgv: loaderArguments(entry),
-      env: { ...readEnvironment(), MALLOC_MMAP_THRESHOLD_: String(MALLOC_MMAP_THRESHOLD_BYTES) },
+      env: {
+        ...readEnvironment(),
+        MALLOC_MMAP_THRESHOLD_: String(MALLOC_MMAP_THRESHOLD_BYTES),
+        MALLOC_TRIM_THRESHOLD_: String(MALLOC_TRIM_THRESHOLD_BYTES),
+      },
     });
     this.#child = child;
     child.on('message', (message) => {

@@ -1,4 +1,5 @@
 /** Answers in ComfyUI's forms. */
+import { Readable } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { InvalidRequestError } from '../common/errors.js';
 import { parseJson, writeJson, type JsonValue, type Jsonable } from '../protocol/json.js';
@@ -13,6 +14,13 @@ export function sendJson(reply: FastifyReply, value: Jsonable): FastifyReply {
 /** Status alone, no bytes: how ComfyUI answers most commands and refusals. */
 export function sendEmpty(reply: FastifyReply, status = 200): FastifyReply {
   return reply.status(status).send();
+}
+
+/** Bytes one after the other, which are not joined before they are sent. */
+export function sendParts(reply: FastifyReply, parts: readonly Uint8Array[]): FastifyReply {
+  const length = parts.reduce((sum, part) => sum + part.byteLength, 0);
+  const buffers = parts.map(({ buffer, byteOffset, byteLength }) => Buffer.from(buffer, byteOffset, byteLength));
+  return reply.header('content-length', length).send(Readable.from(buffers));
 }
 
 /** Fires when the caller goes away before the answer is written. */

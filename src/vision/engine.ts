@@ -5,6 +5,7 @@
  * before comes out of the feature cache; the rest is one call to the inference process, which runs what waits together.
  */
 import { readFile, stat } from 'node:fs/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
 import { readModelHeader, readStampKey } from '../formats/index.js';
@@ -18,7 +19,7 @@ import { embeddingDim, familyOf, resolveVisionModel, type VisionModel } from './
 import { ENCODE_OPERATION, type EncodeReply, type EncodeRequest } from './operation.js';
 import type { QuantizedModel, Quantizer } from './quantizer.js';
 import { encodeInTiles, formsSquare, readTiling, type EncodedPictures, type Tiling } from './tiles.js';
-import { PREPARE_TASK, type Prepared, type PrepareInput } from './thread-tasks.js';
+import { PREPARE_TASK, preparePictures, type Prepared, type PrepareInput } from './thread-tasks.js';
 import type { Precision } from './weight-values.js';
 import { WeightsIdentity, type HashMemory } from './weights-identity.js';
 
@@ -56,6 +57,8 @@ export interface EncodeOptions {
    * The layer whose result `penultimateHiddenStates` is, from 0, or from -1 backwards. Default -2: the last but one.
    */
   readonly intermediateOutput?: number | undefined;
+  /** The caller does not change the result: it is kept after it was handed over, so that nobody waits for that. */
+  readonly isReadOnly?: boolean;
   /** Checked before each run; a started run finishes first (onnxruntime cannot stop one). */
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
@@ -114,6 +117,8 @@ interface Run {
   readonly cached?: { readonly cache: FeatureCache; readonly source: (device: string) => FeatureSource };
 }
 
+/** Pixel values of a picture or two are only looked at: to a thread and back they would be copied twice. */
+const MAX_PREPARED_HERE_BYTES = 2 ** 20;
 /** Larger files are read by the decoder alone, which need not hold them whole. */
 const MAX_HASHED_FILE_BYTES = 64 * 2 ** 20;
 
@@ -279,14 +284,17 @@ export class VisionEngine {
     input: VisionInput,
     { crop = 'center', signal }: EncodeOptions,
   ): Promise<Prepared> {
-    return this.#options.threads.run<Prepared>(PREPARE_TASK, checkInput(input, model, crop), { signal });
+    const checked = checkInput(input, model, crop);
+    const isQuick = 'pixelValues' in input && input.pixelValues.data.byteLength <= MAX_PREPARED_HERE_BYTES;
+    if (isQuick) return preparePictures(checked);
+    return this.#options.threads.run<Prepared>(PREPARE_TASK, checked, { signal });
   }
 
   async #encodePrepared(
     model: VisionModel,
     { pictures, hashes }: Prepared,
     run: Run,
-    { signal, onProgress }: EncodeOptions,
+    { signal, onProgress, isReadOnly = false }: EncodeOptions,
   ): Promise<VisionOutput> {
     const found = hashes.map((hash) => recallOne(hash, run));
     const missing = [...found.keys()].filter((i) => found[i] === undefined);
@@ -295,23 +303,17 @@ export class VisionEngine {
     if (known > 0) onProgress?.({ stage: 'running', done: known, total });
     if (missing.length > 0) {
       const report = (progress: Progress): void => {
-        onProgress?.(
-          progress.stage === 'running' ? { stage: 'running', done: known + progress.done, total } : progress,
-        );
+        onProgress?.(progress.stage === 'running' ? { ...progress, done: known + progress.done, total } : progress);
       };
       const fresh = await this.#run(model, pick(pictures, missing), run, { signal, onProgress: report });
       missing.forEach((index, i) => {
         found[index] = rowOf(fresh.outputs, i);
       });
       // A file that changed meanwhile was run as it is now: its features are not those of the weights that were hashed.
-      if (fresh.stamp === model.stamp)
-        this.#keep(
-          remember(
-            run,
-            fresh,
-            missing.map((index) => hashes[index] ?? ''),
-          ),
-        );
+      if (fresh.stamp === model.stamp) {
+        const names = missing.map((index) => hashes[index] ?? '');
+        this.#keep(isReadOnly ? nextTurn().then(() => remember(run, fresh, names)) : remember(run, fresh, names));
+      }
       if (missing.length === hashes.length) return toVisionOutput(fresh.outputs);
     }
     return joinPictures(

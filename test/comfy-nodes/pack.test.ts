@@ -118,7 +118,7 @@ describe.skipIf(python === undefined)("the pack's Python tests", () => {
   });
   afterAll(() => tree[Symbol.asyncDispose]());
 
-  it.each(['test_client.py', 'test_drop_in.py', 'test_nodes.py', 'test_ipadapter.py'])(
+  it.each(['test_client.py', 'test_drop_in.py', 'test_nodes.py', 'test_ipadapter.py', 'test_routes.py'])(
     '%s passes',
     async (file) => {
       const serve = [

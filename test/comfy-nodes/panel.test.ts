@@ -1,6 +1,8 @@
 /** The pack's sidebar tab in a real browser, beside a real server. */
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { copyFile, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import axe from 'axe-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startTestBridge, type TestBridge } from '../support/bridge.js';
 import { findChromium, openPage, type Page } from '../support/chromium.js';
@@ -9,66 +11,99 @@ import { serveComfyUIPage, type ComfyUIPage } from '../support/comfyui-page.js';
 const chromium = findChromium();
 if (chromium === undefined) console.log('The tests of the sidebar tab are skipped: no Chromium is installed.');
 
-const GB = 1_000_000_000;
-/** Facts about models, in the form of the bridge's routes; a name is an attempt to inject markup. */
-const REGISTRY: Readonly<Record<string, unknown>> = {
-  'stats?by=kind': {
-    groups: [
-      { key: 'LoRA', files: 120, size_bytes: 14 * GB },
-      { key: 'checkpoint', files: 9, size_bytes: 41 * GB },
-      { key: 'VAE', files: 4, size_bytes: 1.2 * GB },
-    ],
-  },
-  'stats?by=base': { groups: [{ key: 'SDXL', files: 60, size_bytes: 40 * GB }] },
-  'models?sort=size&limit=500': {
-    models: [
-      { folder: 'checkpoints', name: 'a.safetensors', kind: 'checkpoint', base: 'SDXL', size_bytes: 7 * GB },
-      {
-        folder: 'loras',
-        name: '<img src=x onerror=alert(1)>',
-        kind: 'LoRA',
-        base: 'Flux',
-        size_bytes: GB,
-        problems: ['truncated'],
-      },
-    ],
-  },
-  duplicates: { groups: [{ files: ['loras/a', 'loras/b'], reclaimable_bytes: 2 * GB }] },
-  doctor: {
-    pairs: [
-      { model: { folder: 'ipadapter', name: 'plus' }, encoder: { folder: 'clip_vision', name: 'H' } },
-      { model: { folder: 'ipadapter', name: 'other' }, encoder: null, problem: 'it projects from 1280' },
-    ],
-    references: [
-      { node_id: 3, input: 'clip_name', name: 'old.safetensors', status: 'elsewhere', found_as: 'new.safetensors' },
-      { node_id: 4, input: 'ckpt_name', name: 'gone.safetensors', status: 'missing' },
-    ],
-  },
+const PICTURES = resolve('.test-results', 'panel');
+const GOLDEN = new URL('../golden/vision/', import.meta.url).pathname;
+/** An attempt to inject markup. */
+const HOSTILE = '<img src=x onerror=alert(1)>.safetensors';
+
+/** The pack's table of routes: which of ours a path of the panel stands for. */
+const PASSED_ON = new Map(
+  [
+    ...readFileSync(new URL('../../comfy-nodes/routes.py', import.meta.url), 'utf8').matchAll(
+      /"\/vision_bridge\/([a-z-]+)": \("(GET|POST)", "([^"]+)", \(([^)]*)\)\)/g,
+    ),
+  ].map(([, name = '', method = '', target = '', parameters = '']) => [
+    name,
+    { method, target, parameters: [...parameters.matchAll(/"(\w+)"/g)].map(([, parameter]) => parameter) },
+  ]),
+);
+
+/** Models of every sort: sound, twice there, cut off, with a hostile name, an adapter that has its encoder and one that has not. */
+async function addModels(root: string): Promise<void> {
+  const models = join(root, 'models');
+  for (const folder of ['ipadapter', 'checkpoints', 'clip_vision', 'loras'])
+    await mkdir(join(models, folder), { recursive: true });
+  const encoder = join(models, 'clip_vision', 'CLIP-ViT-H-demo.safetensors');
+  await copyFile(encoder, join(models, 'clip_vision', 'the same.safetensors'));
+  await copyFile(join(GOLDEN, 'models', 'clip-h-tiny.safetensors'), join(models, 'clip_vision', HOSTILE));
+  await writeFile(join(models, 'loras', 'cut.safetensors'), (await readFile(encoder)).subarray(0, 3000));
+  for (const name of ['base-sd15', 'plus-sdxl-form'])
+    await copyFile(
+      join(GOLDEN, 'ipadapter', 'models', `${name}.safetensors`),
+      join(models, 'ipadapter', `${name}.safetensors`),
+    );
+  await copyFile(
+    join(GOLDEN, 'ipadapter', 'models', 'faceid-sd15.safetensors'),
+    join(models, 'checkpoints', 'faceid.safetensors'),
+  );
+}
+
+const WORKFLOW = {
+  nodes: [
+    { id: 3, type: 'CLIPVisionLoader', widgets_values: ['old/CLIP_ViT_H_demo.safetensors'] },
+    { id: 4, type: 'CheckpointLoaderSimple', widgets_values: ['gone.safetensors'] },
+    { id: 5, type: 'CLIPVisionLoader', widgets_values: ['base-sd15.safetensors'] },
+  ],
+  links: [],
 };
 
 describe.skipIf(chromium === undefined)('the sidebar tab', () => {
   let started: TestBridge;
   let server: ComfyUIPage;
   let page: Page;
-  let isUp = true;
-  let hasRegistry = false;
+  let mode: 'up' | 'down' | 'broken' | 'scanning' = 'up';
   const sent: { path: string; body: unknown }[] = [];
+
+  /** What the pack's routes do, on the real server. */
+  async function passOn(method: string, path: string, body: unknown): Promise<{ status: number; body: unknown }> {
+    const url = new URL(path, 'http://localhost/');
+    const route = PASSED_ON.get(url.pathname.slice(1));
+    if (route?.method !== method) return { status: 404, body: {} };
+    const target = new URL(route.target, started.url);
+    for (const [name, value] of url.searchParams) {
+      expect(route.parameters).toContain(name);
+      target.searchParams.set(name, value);
+    }
+    if (route.target.startsWith('/bridge/v1/')) target.searchParams.set('wait', 'true');
+    const init =
+      method === 'GET' ? {} : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } };
+    const response = await fetch(target, { method, ...init });
+    const text = await response.text();
+    return { status: response.status, body: text === '' ? {} : JSON.parse(text) };
+  }
 
   beforeAll(async () => {
     started = await startTestBridge();
+    await addModels(started.tree.root);
+    await mkdir(PICTURES, { recursive: true });
     server = await serveComfyUIPage(async (method, path, body) => {
       if (method === 'POST') sent.push({ path, body });
       if (path === 'state') {
-        const health: unknown = isUp ? await (await fetch(`${started.url}/bridge/v1/health`)).json() : null;
-        const problem = isUp ? null : { code: 'BRIDGE_UNAVAILABLE', message: 'No bridge answers; start it.' };
+        const health: unknown = mode === 'down' ? null : await (await fetch(`${started.url}/bridge/v1/health`)).json();
+        const message = 'no bridge answers at http://127.0.0.1:8189. Start it with `vision-bridge serve`.';
+        const problem = mode === 'down' ? { code: 'BRIDGE_UNAVAILABLE', message } : null;
         return { status: 200, body: { address: started.url, health, problem, may_start: true, is_installed: true } };
       }
-      if (path === 'free') return { status: 200, body: {} };
       if (path === 'start') return { status: 200, body: { started: false } };
-      return hasRegistry && path in REGISTRY ? { status: 200, body: REGISTRY[path] } : { status: 404, body: {} };
+      if (mode === 'broken')
+        return { status: 502, body: { error: { code: 'INTERNAL', message: 'The disk is gone.' } } };
+      const answer = await passOn(method, path, body);
+      if (mode !== 'scanning' || !path.startsWith('stats')) return answer;
+      return { ...answer, body: { ...(answer.body as object), scan: { state: 'scanning', known: 3, files: 9 } } };
     });
-    page = await openPage(chromium ?? '', server.url, 380, 1400);
-    await page.waitFor(`document.querySelector('.vb-state')?.dataset.state === 'connected'`);
+    page = await openPage(chromium ?? '', server.url, 380, 2600);
+    await page.waitFor(`document.querySelectorAll('details[data-part]').length === 6`);
+    await page.evaluate(`${axe.source}; 0`);
   });
   afterAll(async () => {
     await page[Symbol.asyncDispose]();
@@ -82,15 +117,42 @@ describe.skipIf(chromium === undefined)('the sidebar tab', () => {
     page.evaluate(
       `[...document.querySelectorAll('button')].find((b) => b.textContent === ${JSON.stringify(label)}).click()`,
     );
-  const again = async (): Promise<void> => {
+  const settled = (): Promise<void> => page.waitFor(`document.querySelector('[aria-busy]') === null`);
+  const again = async (next: typeof mode = 'up'): Promise<void> => {
+    mode = next;
     await press('Check again');
-    await page.waitFor(`document.querySelector('[aria-busy]') === null`);
+    await settled();
+  };
+  const openAll = (): Promise<unknown> =>
+    page.evaluate(`document.querySelectorAll('details').forEach((d) => (d.open = true))`);
+  /** axe and contrast in both themes, and a picture of each for people to look at. */
+  const inspect = async (name: string): Promise<void> => {
+    for (const isDark of [false, true]) {
+      await page.setDark(isDark);
+      const violations = await page.evaluate(
+        `axe.run('#sidebar').then(({ violations }) => violations.map(({ id, nodes }) => id + ': ' + nodes.map((n) => n.html).join(' | ')))`,
+      );
+      expect(violations).toEqual([]);
+      expect(Number(await page.evaluate(CONTRAST))).toBeGreaterThanOrEqual(4.5);
+      await writeFile(join(PICTURES, `${name}-${isDark ? 'dark' : 'light'}.png`), await page.screenshot());
+    }
   };
 
-  it('shows the state of the bridge, and leaves out what this bridge does not serve', async () => {
+  it('shows the state of the bridge, and every part of it', async () => {
     expect(await text()).toContain(`Connected to Vision Bridge 0.1.0 at ${started.url}`);
-    expect(await text()).toContain('0 prompts and 0 encodes wait.');
-    expect(await page.evaluate(`document.querySelectorAll('details').length`)).toBe(0);
+    expect(await text()).toContain('0 prompts and 0 encodes wait. No model is in memory.');
+    const titles = await page.evaluate(
+      `[...document.querySelectorAll('details[data-part] > summary')].map((s) => s.textContent)`,
+    );
+    expect(titles).toEqual([
+      'Disk use',
+      expect.stringMatching(/^Models \(\d+\)$/),
+      'Duplicates',
+      expect.stringMatching(/^Health \(\d+\)$/),
+      'Which encoder fits which model',
+      'Models of this workflow',
+    ]);
+    await inspect('connected');
   });
 
   it('registers commands and settings under names of its own', async () => {
@@ -101,40 +163,85 @@ describe.skipIf(chromium === undefined)('the sidebar tab', () => {
     expect(extension.ids.every((id) => id.startsWith('VisionBridge.'))).toBe(true);
   });
 
-  it('shows disk use, models, duplicates, pairs, and names of files as text', async () => {
-    hasRegistry = true;
-    await again();
-    await page.waitFor(`document.querySelectorAll('details').length === 5`);
-    await page.evaluate(`document.querySelectorAll('details').forEach((d) => (d.open = true))`);
+  it('shows disk use, models, health and pairs as the server tells them, and names of files as text', async () => {
+    await openAll();
     const shown = await text();
-    for (const part of ['checkpoint', '41.0 GB', '<img src=x onerror=alert(1)>', 'truncated', '2.00 GB can be freed'])
+    for (const part of [
+      'clip_vision',
+      'ipadapter',
+      HOSTILE,
+      'invalid',
+      'Error: ',
+      'cut.safetensors',
+      'ipadapter/base-sd15.safetensors: an encoder of width 36',
+      'Fits: clip_vision/',
+    ])
       expect(shown).toContain(part);
-    expect(shown).toContain('it projects from 1280');
+    expect(shown).not.toContain('undefined');
     expect(await page.evaluate(`document.querySelector('.vb-panel img')`)).toBeNull();
+    const sizes = new Map(
+      (
+        (await (await fetch(`${started.url}/bridge/v1/stats?by=kind&wait=true`)).json()) as {
+          groups: { group: string; sizeBytes: number }[];
+        }
+      ).groups.map(({ group, sizeBytes }) => [group, sizeBytes]),
+    );
     const areas = (await page.evaluate(
-      `[...document.querySelectorAll('.vb-tile')].map((t) => t.offsetWidth * t.offsetHeight)`,
-    )) as [number, number, number];
-    expect(areas[0] / areas[1]).toBeCloseTo(41 / 14, 0);
+      `[...document.querySelectorAll('.vb-tile')].slice(0, 2).map((t) => [t.title.split(':')[0], t.offsetWidth * t.offsetHeight])`,
+    )) as [[string, number], [string, number]];
+    const [[first, firstArea], [second, secondArea]] = areas;
+    const ratio = (sizes.get(first) ?? 0) / (sizes.get(second) ?? 1);
+    expect(firstArea / secondArea / ratio).toBeGreaterThan(0.8);
+    expect(firstArea / secondArea / ratio).toBeLessThan(1.25);
+  });
+
+  it('groups disk use by what is chosen', async () => {
+    await page.evaluate(
+      `(() => { const s = document.querySelector('select'); s.value = 'folder'; s.dispatchEvent(new Event('change')); })()`,
+    );
+    await page.waitFor(`document.querySelector('[data-part=statistics] tbody').innerText.includes('checkpoints')`);
   });
 
   it('sorts models by the column whose head is pressed', async () => {
-    const first = (): Promise<unknown> => page.evaluate(`document.querySelector('.vb-scroll tbody th').innerText`);
-    expect(await first()).toContain('checkpoints/a');
+    const names = async (): Promise<string[]> =>
+      (await page.evaluate(
+        `[...document.querySelectorAll('.vb-scroll tbody th')].map((th) => th.firstChild.textContent)`,
+      )) as string[];
+    const bySize = await names();
+    expect(bySize.at(-1)).toBe('loras/cut.safetensors');
     await press('Name');
+    const byName = await names();
+    expect(byName).toEqual([...bySize].sort((a, b) => a.localeCompare(b)));
     await press('Name');
-    expect(await first()).toContain('loras/');
+    expect(await names()).toEqual(byName.toReversed());
     expect(await page.evaluate(`document.querySelector('[aria-sort=descending]').innerText`)).toBe('Name');
   });
 
-  it('repairs the names of the open workflow with one press', async () => {
-    await page.evaluate(
-      `page.nodes = { 3: { widgets: [{ name: 'clip_name', value: 'old.safetensors' }] }, 4: { widgets: [] } }; 0`,
-    );
+  it('looks for duplicates when it is asked to', async () => {
+    expect(sent.some(({ path }) => path === 'duplicates')).toBe(false);
+    await press('Look for duplicates');
+    await settled();
+    expect(await text('[data-part=duplicates]')).toMatch(/ MB can be freed\./);
+    expect(await text('[data-part=duplicates]')).toContain('the same.safetensors');
+  });
+
+  it('repairs the names of the open workflow with one press, and says where the others are', async () => {
+    await page.evaluate(`page.workflow = ${JSON.stringify(WORKFLOW)}; page.nodes = Object.fromEntries(
+      page.workflow.nodes.map(({ id, type, widgets_values: [value] }) => [id, { type, widgets: [{ name: 'any', value }] }])); 0`);
     await press('Look for missing models');
-    await page.waitFor(`[...document.querySelectorAll('button')].some((b) => b.textContent === 'Repair 1')`);
-    expect(await text()).toContain('2 models are not where the workflow looks for them');
+    await settled();
+    const shown = await text('[data-part=workflow]');
+    expect(shown).toContain('3 models are not where the workflow looks for them');
+    expect(shown).toContain('It is here under another name: CLIP-ViT-H-demo.safetensors');
+    expect(shown).toContain('It is nowhere in the model folders.');
+    expect(shown).toMatch(/folder that this node does not look in: .*ipadapter.base-sd15/);
+    await openAll();
+    await inspect('full');
     await press('Repair 1');
-    await page.waitFor(`page.nodes[3].widgets[0].value === 'new.safetensors'`);
+    await page.waitFor(`page.nodes[3].widgets[0].value === 'CLIP-ViT-H-demo.safetensors'`);
+    expect(await page.evaluate(`page.nodes[4].widgets[0].value`)).toBe('gone.safetensors');
+    await settled();
+    await inspect('repaired');
   });
 
   it('tells success and failure in toasts', async () => {
@@ -143,31 +250,53 @@ describe.skipIf(chromium === undefined)('the sidebar tab', () => {
       `page.toasts.some(({ severity, detail }) => severity === 'success' && detail === 'Memory was freed.')`,
     );
     expect(sent).toContainEqual({ path: 'free', body: { unload_models: true, free_memory: true } });
-    isUp = false;
-    await again();
-    expect(await text('.vb-state')).toBe('No bridge answers; start it.');
+    await again('down');
+    expect(await text('.vb-state')).toContain('vision-bridge serve');
+    expect(await page.evaluate(`document.querySelectorAll('details').length`)).toBe(0);
     await press('Start the bridge');
     await page.waitFor(`page.toasts.some(({ severity }) => severity === 'error')`);
-    isUp = true;
-    await again();
-    await page.waitFor(`document.querySelectorAll('details').length === 5`);
+    await settled();
+    await inspect('absent');
+  });
+
+  it('says how far the bridge has read, and shows what it has so far', async () => {
+    await again('scanning');
+    await page.waitFor(`document.querySelectorAll('details[data-part]').length === 6`);
+    expect(await text()).toContain('Reading model files: 3 of 9 …');
+    await inspect('scanning');
+    mode = 'up';
+    await page.waitFor(`!document.querySelector('.vb-panel').innerText.includes('Reading model files')`);
+  });
+
+  it('tells one failure of all parts once', async () => {
+    await again('broken');
+    await page.waitFor(`document.querySelectorAll('[role=alert]').length === 1`);
+    expect(await text('[role=alert]')).toBe('The disk is gone.');
+    await inspect('broken');
+    await again('up');
+    await page.waitFor(`document.querySelectorAll('details[data-part]').length === 6`);
   });
 
   it('is used with the keyboard alone', async () => {
-    await page.evaluate(`document.activeElement?.blur()`);
+    await page.evaluate(`document.querySelector('.vb-actions button').focus()`);
     const reached: unknown[] = [];
-    for (let i = 0; i < 12; i += 1) {
+    for (let i = 0; i < 8; i += 1) {
       await page.press('Tab');
-      reached.push(await page.evaluate(`document.activeElement.textContent.slice(0, 20)`));
+      reached.push(await page.evaluate(`document.activeElement.textContent.slice(0, 11)`));
     }
-    expect(reached.slice(0, 3)).toEqual(['Check again', 'Free memory', 'Disk use']);
-    await page.evaluate(`document.querySelectorAll('summary')[1].focus()`);
+    const [free, diskUse, choice, ...others] = reached;
+    expect([free, diskUse, choice]).toEqual(['Free memory', 'Disk use', 'KindBase mo']);
+    expect(others).toEqual(
+      ['Models (8)', 'Duplicates', 'Health (2)', 'Which encod', 'Models of t'].slice(0, others.length),
+    );
+    await page.evaluate(`document.querySelector('[data-part=duplicates] summary').focus()`);
+    const before = await page.evaluate(`document.querySelector('[data-part=duplicates]').open`);
     await page.press('Enter');
-    expect(await page.evaluate(`document.querySelectorAll('details')[1].open`)).toBe(true);
+    expect(await page.evaluate(`document.querySelector('[data-part=duplicates]').open`)).toBe(!(before as boolean));
   });
 
   it('names everything that can be pressed, and tells changes of state', async () => {
-    await page.evaluate(`document.querySelectorAll('details').forEach((d) => (d.open = true))`);
+    await openAll();
     const nodes = await page.accessibleNodes();
     const controls = nodes.filter(({ role }) =>
       ['button', 'combobox', 'img', 'region', 'DisclosureTriangle'].includes(role),
@@ -177,18 +306,8 @@ describe.skipIf(chromium === undefined)('the sidebar tab', () => {
     expect(nodes.some(({ role }) => role === 'status')).toBe(true);
   });
 
-  it('has readable contrast in dark and light', async () => {
-    for (const isDark of [false, true]) {
-      await page.setDark(isDark);
-      const worst = Number(await page.evaluate(CONTRAST));
-      expect(worst).toBeGreaterThanOrEqual(4.5);
-      await mkdir(resolve('.test-results'), { recursive: true });
-      await writeFile(resolve('.test-results', `panel-${isDark ? 'dark' : 'light'}.png`), await page.screenshot());
-    }
-  });
-
   it('left no error in the console', () => {
-    expect(page.complaints.filter((complaint) => !complaint.includes('404'))).toEqual([]);
+    expect(page.complaints.filter((complaint) => !complaint.includes('502'))).toEqual([]);
   });
 });
 

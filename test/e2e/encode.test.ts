@@ -74,6 +74,18 @@ async function refusalOf(response: Response): Promise<z.output<typeof errorSchem
 const P = TINY.projectionDim;
 const broken = Buffer.from('no picture');
 
+it('tells its length, and in Server-Timing how long the model itself ran', async () => {
+  const pixels = await sharp({ create: { width: 41, height: 43, channels: 3, background: '#123456' } })
+    .png()
+    .toBuffer();
+  const response = await post(formOf({ 'new.png': pixels }));
+  const { length } = Buffer.from(await response.clone().arrayBuffer());
+  expect(response.headers.get('content-length')).toBe(String(length));
+  const [, ms] = /^run;dur=([\d.]+)$/.exec(response.headers.get('server-timing') ?? '') ?? [];
+  expect(Number(ms)).toBeGreaterThan(0);
+  expect((await answerOf(response)).rows).toBe(1);
+});
+
 describe('several files', () => {
   it('are a batch in their order', async () => {
     const [a = broken, b = broken, c = broken] = pictures;

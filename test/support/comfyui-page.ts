@@ -28,7 +28,7 @@ const HTML = `<!doctype html>
 const APP = `
 const page = (globalThis.page = { toasts: [], extensions: [], tabs: [], locale: 'en' });
 export const app = {
-  graph: { serialize: () => ({ nodes: [] }), _nodes: [], links: {}, getNodeById: (id) => page.nodes?.[id] },
+  graph: { serialize: () => page.workflow ?? { nodes: [] }, _nodes: [], links: {}, getNodeById: (id) => page.nodes?.[id] },
   ui: { settings: { getSettingValue: () => page.locale } },
   registerExtension(extension) {
     page.extensions.push(extension);

@@ -1,13 +1,14 @@
 /** `POST /bridge/v1/encode`: features of pictures. Tensors travel as safetensors, both ways. */
 import { isAbsolute } from 'node:path';
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { Bridge } from '../../bridge.js';
 import { BridgeError, InvalidRequestError } from '../../common/errors.js';
 import { maxUploadBytes } from '../../config.js';
-import { parseSafetensors, serializeSafetensors } from '../../formats/index.js';
+import { parseSafetensors, safetensorsParts } from '../../formats/index.js';
 import { readImageInput, type ImageInput } from '../../image/index.js';
 import type { Jsonable } from '../../protocol/json.js';
+import type { Progress } from '../../runtime/index.js';
 import type { F32Tensor, Shape } from '../../tensor/tensor.js';
 import {
   featureTensors,
@@ -19,9 +20,7 @@ import {
   type VisionOutput,
 } from '../../vision/index.js';
 import { readForm, type FormPart } from '../multipart.js';
-import { sendJson } from '../reply.js';
-
-const SAFETENSORS = 'application/vnd.safetensors';
+import { abortWhenClosed, SAFETENSORS, sendJson, sendParts } from '../reply.js';
 
 const outputNames = Object.keys(OUTPUT_FIELDS) as [OutputName, ...OutputName[]];
 
@@ -53,6 +52,7 @@ export function registerEncodeRoute(app: FastifyInstance, bridge: Bridge): void 
     if (isAbsolute(name))
       throw new InvalidRequestError('A model is named relative to its folder, not by an absolute path.');
     const closed = abortWhenClosed(reply);
+    let runMs = 0;
     const model = await bridge.vision.open(await bridge.paths.resolve(folder, name), { signal: closed });
     const { intermediate_output: intermediate, outputs = intermediate === 'all' ? model.outputs : undefined } =
       query.data;
@@ -64,6 +64,10 @@ export function registerEncodeRoute(app: FastifyInstance, bridge: Bridge): void 
       ...(outputs === undefined ? {} : { outputs }),
       ...(typeof intermediate === 'number' ? { intermediateOutput: intermediate } : {}),
       maxPictures: MAX_PICTURES,
+      isReadOnly: true,
+      onProgress: (progress: Progress) => {
+        if (progress.stage === 'running') runMs += progress.runMs ?? 0;
+      },
     };
     const encoder: Encoder = {
       file: (image, signal) => bridge.vision.encodeImage(model, image, { ...options, signal }),
@@ -72,6 +76,8 @@ export function registerEncodeRoute(app: FastifyInstance, bridge: Bridge): void 
     const { output, indices, errors } = request.isMultipart()
       ? await encodeForm(request, maxBytes, tilesRatio, closed, encoder)
       : await encodeBody(request, closed, encoder);
+    // What the model itself took: the rest is transfer and preparation.
+    reply.header('server-timing', `run;dur=${runMs.toFixed(2)}`);
     const tensors = featureTensors(output);
     if (request.headers.accept?.includes('application/json') === true) {
       return sendJson(reply, {
@@ -81,7 +87,7 @@ export function registerEncodeRoute(app: FastifyInstance, bridge: Bridge): void 
         errors: errors.map((error) => ({ ...error })),
       });
     }
-    const bytes = serializeSafetensors(tensors, {
+    const parts = safetensorsParts(tensors, {
       model: name,
       family: model.family,
       precision,
@@ -89,17 +95,8 @@ export function registerEncodeRoute(app: FastifyInstance, bridge: Bridge): void 
       indices: JSON.stringify(indices),
       errors: JSON.stringify(errors),
     });
-    return reply.header('content-type', SAFETENSORS).send(Buffer.from(bytes.buffer));
+    return sendParts(reply.header('content-type', SAFETENSORS), parts);
   });
-}
-
-/** Fires when the caller goes away before the answer is written. */
-function abortWhenClosed(reply: FastifyReply): AbortSignal {
-  const controller = new AbortController();
-  reply.raw.on('close', () => {
-    if (!reply.raw.writableFinished) controller.abort();
-  });
-  return controller.signal;
 }
 
 /** Pictures of one request, frames counted: their features are held until all are there. */
