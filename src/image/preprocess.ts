@@ -9,7 +9,7 @@
  */
 import { InvalidRequestError } from '../common/errors.js';
 import { f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
-import { axisWeights, type Filter } from './resample.js';
+import { axisWeights, type AxisWeights, type Filter } from './resample.js';
 
 export type Crop = 'center' | 'none';
 
@@ -92,11 +92,12 @@ export function resampleToU8(images: F32Tensor | U8Tensor, resampling: Resamplin
   const out = new Uint8Array(batch * length);
   const imageLength = height * width * channels;
   for (let image = 0; image < batch; image += 1) {
-    const lines = linesOf(images, image * imageLength, width, channels);
+    const picture = { data: images.data, begin: image * imageLength, width, height, channels };
     const target = out.subarray(image * length, (image + 1) * length);
     if (resampling === undefined) {
+      const lines = linesOf(picture, { first: 0, end: width });
       for (let row = 0; row < height; row += 1) quantize(lines(row), target.subarray(row * width * CHANNELS));
-    } else quantize(resize(lines, width, height, resampling), target);
+    } else quantize(resize(picture, resampling), target);
   }
   return u8Tensor([batch, size.height, size.width, CHANNELS], out);
 }
@@ -153,69 +154,66 @@ export function roundHalfEven(value: number): number {
   return rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor;
 }
 
+/** One image `[H, W, C]` of a batch. */
+interface Picture {
+  readonly data: Float32Array | Uint8Array;
+  readonly begin: number;
+  readonly width: number;
+  readonly height: number;
+  readonly channels: number;
+}
+
 /**
- * Rows of one image as f32 `[W, 3]`, each valid until the next is asked for: a picture as floats is four times its size,
- * a row is nothing.
+ * Columns `[first, end)` of the rows of one image as f32 `[columns, 3]`, each row valid until the next is asked for: a
+ * picture as floats is four times its size, a row is nothing.
  */
 function linesOf(
-  images: F32Tensor | U8Tensor,
-  begin: number,
-  width: number,
-  channels: number,
+  { data, begin, width, channels }: Picture,
+  { first, end }: { first: number; end: number },
 ): (row: number) => Float32Array {
-  const { data } = images;
+  const start = (row: number): number => begin + (row * width + first) * channels;
   if (data instanceof Float32Array && channels === CHANNELS) {
-    return (row) => data.subarray(begin + row * width * CHANNELS, begin + (row + 1) * width * CHANNELS);
+    return (row) => data.subarray(start(row), start(row) + (end - first) * CHANNELS);
   }
-  const line = new Float32Array(width * CHANNELS);
-  const levels = data instanceof Float32Array ? undefined : U8_LEVELS;
+  const line = new Float32Array((end - first) * CHANNELS);
+  // A loop for each type: one loop for both would be compiled for neither.
+  const fill = data instanceof Float32Array ? dropChannels : readLevels;
   return (row) => {
-    let from = begin + row * width * channels;
-    for (let at = 0; at < line.length; at += CHANNELS, from += channels) {
-      for (let channel = 0; channel < CHANNELS; channel += 1) {
-        const value = data[from + channel] ?? 0;
-        line[at + channel] = levels === undefined ? value : (levels[value] ?? 0);
-      }
-    }
+    fill(data as never, start(row), channels, line);
     return line;
   };
 }
 
+function dropChannels(data: Float32Array, begin: number, channels: number, line: Float32Array): void {
+  for (let at = 0, from = begin; at < line.length; at += CHANNELS, from += channels) {
+    for (let channel = 0; channel < CHANNELS; channel += 1) line[at + channel] = data[from + channel] ?? 0;
+  }
+}
+
+function readLevels(data: Uint8Array, begin: number, channels: number, line: Float32Array): void {
+  for (let at = 0, from = begin; at < line.length; at += CHANNELS, from += channels) {
+    line[at] = U8_LEVELS[data[from] ?? 0] ?? 0;
+    line[at + 1] = U8_LEVELS[data[from + 1] ?? 0] ?? 0;
+    line[at + 2] = U8_LEVELS[data[from + 2] ?? 0] ?? 0;
+  }
+}
+
 /** Horizontal pass over the rows that the window needs, kept in fp32, then the vertical pass. */
-function resize(
-  lines: (row: number) => Float32Array,
-  width: number,
-  height: number,
-  resampling: Resampling,
-): Float32Array {
+function resize(picture: Picture, resampling: Resampling): Float32Array {
+  const { width, height } = picture;
   const { filter, window } = resampling;
   const columns = axisWeights(filter, width, resampling.width, window.left, window.width);
   const rows = axisWeights(filter, height, resampling.height, window.top, window.height);
   const firstRow = rows.starts[0] ?? 0;
   const lastRow = (rows.starts[window.height - 1] ?? 0) + (rows.counts[window.height - 1] ?? 0);
   const lineLength = window.width * CHANNELS;
+  const firstColumn = columns.starts[0] ?? 0;
+  const lastColumn = (columns.starts[window.width - 1] ?? 0) + (columns.counts[window.width - 1] ?? 0);
+  const lines = linesOf(picture, { first: firstColumn, end: lastColumn });
 
   const middle = new Float32Array((lastRow - firstRow) * lineLength);
   for (let row = firstRow; row < lastRow; row += 1) {
-    const source = lines(row);
-    for (let column = 0; column < window.width; column += 1) {
-      let at = (columns.starts[column] ?? 0) * CHANNELS;
-      let weightAt = column * columns.stride;
-      const weightEnd = weightAt + (columns.counts[column] ?? 0);
-      let red = 0;
-      let green = 0;
-      let blue = 0;
-      for (; weightAt < weightEnd; weightAt += 1, at += CHANNELS) {
-        const weight = columns.weights[weightAt] ?? 0;
-        red = f(red + f(weight * (source[at] ?? 0)));
-        green = f(green + f(weight * (source[at + 1] ?? 0)));
-        blue = f(blue + f(weight * (source[at + 2] ?? 0)));
-      }
-      const target = (row - firstRow) * lineLength + column * CHANNELS;
-      middle[target] = red;
-      middle[target + 1] = green;
-      middle[target + 2] = blue;
-    }
+    resizeLine(lines(row), columns, firstColumn, middle.subarray((row - firstRow) * lineLength));
   }
 
   const out = new Float32Array(window.height * lineLength);
@@ -229,6 +227,28 @@ function resize(
     }
   }
   return out;
+}
+
+/** One row of the horizontal pass: f32 `[W, 3]` from column `firstColumn` on, to f32 `[outputs, 3]`. */
+function resizeLine(source: Float32Array, columns: AxisWeights, firstColumn: number, target: Float32Array): void {
+  const { starts, counts, weights, stride } = columns;
+  for (let column = 0, out = 0; column < starts.length; column += 1, out += CHANNELS) {
+    let at = ((starts[column] ?? 0) - firstColumn) * CHANNELS;
+    const begin = column * stride;
+    const end = begin + (counts[column] ?? 0);
+    let red = 0;
+    let green = 0;
+    let blue = 0;
+    for (let i = begin; i < end; i += 1, at += CHANNELS) {
+      const weight = weights[i] ?? 0;
+      red = f(red + f(weight * (source[at] ?? 0)));
+      green = f(green + f(weight * (source[at + 1] ?? 0)));
+      blue = f(blue + f(weight * (source[at + 2] ?? 0)));
+    }
+    target[out] = red;
+    target[out + 1] = green;
+    target[out + 2] = blue;
+  }
 }
 
 /** 255·x, clamped, rounded half to even. Nothing was clamped before this step. */

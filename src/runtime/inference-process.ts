@@ -38,6 +38,8 @@ interface InferenceState {
 }
 
 interface PendingCall {
+  /** Nobody waits for it. */
+  readonly isHint?: true;
   readonly resolve: (value: unknown) => void;
   readonly reject: (error: Error) => void;
   readonly onProgress: CallOptions['onProgress'];
@@ -67,7 +69,7 @@ export class InferenceProcess implements AsyncDisposable {
   }
 
   get state(): InferenceState {
-    return { pid: this.#child?.pid, pendingCalls: this.#pending.size, crashes: this.#crashes };
+    return { pid: this.#child?.pid, pendingCalls: this.#callCount(), crashes: this.#crashes };
   }
 
   /**
@@ -80,15 +82,13 @@ export class InferenceProcess implements AsyncDisposable {
   async call(operation: string, payload: unknown, { signal, onProgress }: CallOptions = {}): Promise<unknown> {
     throwIfAborted(signal);
     if (this.#isDisposed) throw new RuntimeUnavailableError('The inference process was shut down.');
-    if (this.#pending.size >= this.#options.maxPendingCalls) {
-      throw new BridgeError('BUSY', `${this.#pending.size} encodes are waiting already; send this one again later.`, {
-        details: { pending: this.#pending.size },
+    const pending = this.#callCount();
+    if (pending >= this.#options.maxPendingCalls) {
+      throw new BridgeError('BUSY', `${pending} encodes are waiting already; send this one again later.`, {
+        details: { pending },
       });
     }
-    clearTimeout(this.#idleTimer);
-    const child = this.#child ?? this.#start();
-    const id = this.#nextId;
-    this.#nextId += 1;
+    const { child, id } = this.#nextCall();
     const onAbort = (): void => {
       this.#send(child, { type: 'cancel', id });
       this.#settle(id)?.reject(cancelledError(signal?.reason));
@@ -102,6 +102,30 @@ export class InferenceProcess implements AsyncDisposable {
     } finally {
       signal?.removeEventListener('abort', onAbort);
     }
+  }
+
+  /**
+   * Starts the child, where there is none, with an operation that a call soon to come will need. What becomes of it is that
+   * call's to find out.
+   */
+  prepare(operation: string, payload: unknown, onProgress?: (progress: Progress) => void): void {
+    if (this.#child !== undefined || this.#isDisposed) return;
+    const { child, id } = this.#nextCall();
+    const ignore = (): void => undefined;
+    this.#pending.set(id, { resolve: ignore, reject: ignore, onProgress, isHint: true });
+    this.#send(child, { type: 'call', id, operation, payload });
+  }
+
+  /** Calls that somebody waits for. */
+  #callCount(): number {
+    return [...this.#pending.values()].filter(({ isHint }) => isHint !== true).length;
+  }
+
+  #nextCall(): { child: ChildProcess; id: number } {
+    clearTimeout(this.#idleTimer);
+    const id = this.#nextId;
+    this.#nextId += 1;
+    return { child: this.#child ?? this.#start(), id };
   }
 
   /** Ends the child, whatever it does; calls in flight are answered. The next call starts a new one. */

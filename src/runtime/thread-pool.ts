@@ -55,18 +55,24 @@ export class ThreadPool implements AsyncDisposable {
   /**
    * Runs a task of the entry.
    *
-   * @param input Copied to the thread.
+   * @param input Copied to the thread, which takes time here: what is large and not needed here any more is named in `moved`.
+   * @param options.moved Memory that the thread takes over; the caller's views of it become empty.
    * @param options.signal Gives up at once; a thread that is at it is ended.
    * @throws {BridgeError} what the task threw; `CANCELLED`.
    */
-  async run<O>(task: string, input: unknown, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<O> {
+  async run<O>(
+    task: string,
+    input: unknown,
+    { signal, moved = [] }: { signal?: AbortSignal | undefined; moved?: readonly ArrayBuffer[] } = {},
+  ): Promise<O> {
     throwIfAborted(signal);
     if (this.#isDisposed) throw new BridgeError('CANCELLED', 'Vision Bridge is shutting down.');
     const pool = await (this.#pool ??= this.#start());
     let answer: Answer<O>;
     try {
       const call: TaskCall = { task, input };
-      const work = pool.run(call, signal === undefined ? {} : { signal });
+      const options = { transferList: [...moved], ...(signal === undefined ? {} : { signal }) };
+      const work = pool.run(call, options);
       answer = (await Promise.race([work, ...(this.#failure === undefined ? [] : [this.#failure])])) as Answer<O>;
     } catch (error) {
       throwIfAborted(signal);

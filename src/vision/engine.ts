@@ -4,22 +4,23 @@
  * Nothing heavy happens on the caller's thread. Opening reads a header; pictures are resampled in threads; what was encoded
  * before comes out of the feature cache; the rest is one call to the inference process, which runs what waits together.
  */
-import { readFile, stat } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { throwIfAborted } from '../common/abort.js';
 import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
 import { readModelHeader, readStampKey } from '../formats/index.js';
 import { readImageInput, type Crop, type ImageInput } from '../image/index.js';
 import type { Device, InferenceProcess, Progress, ThreadPool } from '../runtime/index.js';
 import { f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
-import type { VisionConfig } from './config.js';
 import type { OutputName } from './families/index.js';
 import { FeatureCache, type FeatureMemory, type FeatureSource } from './feature-cache.js';
-import { embeddingDim, familyOf, resolveVisionModel, type VisionModel } from './model.js';
-import { ENCODE_OPERATION, type EncodeReply, type EncodeRequest } from './operation.js';
+import { checkCount, checkInput, encodedBytesOf, isSmall, memoryOf, sha256Of } from './input.js';
+import { embeddingDim, resolveVisionModel, type VisionModel } from './model.js';
+import { ENCODE_OPERATION, LOAD_OPERATION, type EncodeReply, type EncodeRequest } from './operation.js';
+import type { ModelRequest } from './open-models.js';
 import type { QuantizedModel, Quantizer } from './quantizer.js';
 import { encodeInTiles, formsSquare, readTiling, type EncodedPictures, type Tiling } from './tiles.js';
-import { PREPARE_TASK, preparePictures, type Prepared, type PrepareInput } from './thread-tasks.js';
+import { PREPARE_TASK, preparePictures, type Prepared } from './thread-tasks.js';
 import type { Precision } from './weight-values.js';
 import { WeightsIdentity, type HashMemory } from './weights-identity.js';
 
@@ -117,11 +118,6 @@ interface Run {
   readonly cached?: { readonly cache: FeatureCache; readonly source: (device: string) => FeatureSource };
 }
 
-/** Pixel values of a picture or two are only looked at: to a thread and back they would be copied twice. */
-const MAX_PREPARED_HERE_BYTES = 2 ** 20;
-/** Larger files are read by the decoder alone, which need not hold them whole. */
-const MAX_HASHED_FILE_BYTES = 64 * 2 ** 20;
-
 type Features = ReadonlyMap<OutputName, F32Tensor>;
 
 export class VisionEngine {
@@ -155,6 +151,7 @@ export class VisionEngine {
     return this.#admit(async () => {
       const model = await this.#asItIsNow(opened);
       const run = await this.#planRun(model, options);
+      if (run.cached === undefined) this.#load(model, run, options);
       const prepared = await this.#prepare(model, input, options);
       return this.#encodePrepared(model, prepared, run, options);
     });
@@ -205,13 +202,14 @@ export class VisionEngine {
       if (kept !== undefined) {
         return { output: joinPictures(kept, run.outputs), pictures: checkCount(kept.length, maxPictures) };
       }
+      if (known === undefined) this.#load(model, run, options);
       const label = image.kind === 'file' ? image.path : image.kind === 'encoded' ? image.label : undefined;
       const pixels = await readImageInput(
         { kind: 'encoded', bytes, ...(label === undefined ? {} : { label }) },
         options,
       );
       const pictures = checkCount(pixels.shape[0] ?? 0, maxPictures);
-      const prepared = await this.#prepare(model, pixels, options);
+      const prepared = await this.#prepare(model, pixels, options, memoryOf(pixels));
       if (run.cached !== undefined) this.#keep(run.cached.cache.putPictures(file, preprocessing, prepared.hashes));
       return { output: await this.#encodePrepared(model, prepared, run, options), pictures };
     });
@@ -283,11 +281,12 @@ export class VisionEngine {
     model: VisionModel,
     input: VisionInput,
     { crop = 'center', signal }: EncodeOptions,
+    moved: readonly ArrayBuffer[] = [],
   ): Promise<Prepared> {
-    const checked = checkInput(input, model, crop);
-    const isQuick = 'pixelValues' in input && input.pixelValues.data.byteLength <= MAX_PREPARED_HERE_BYTES;
-    if (isQuick) return preparePictures(checked);
-    return this.#options.threads.run<Prepared>(PREPARE_TASK, checked, { signal });
+    throwIfAborted(signal);
+    const task = checkInput(input, model, crop);
+    if (isSmall(task)) return preparePictures(task);
+    return this.#options.threads.run<Prepared>(PREPARE_TASK, task, { signal, moved });
   }
 
   async #encodePrepared(
@@ -322,34 +321,47 @@ export class VisionEngine {
     );
   }
 
-  async #run(
-    model: VisionModel,
-    pictures: U8Tensor | F32Tensor,
-    { precision, device, outputs, quantized, intermediate }: Run,
-    { signal, onProgress }: EncodeOptions,
-  ): Promise<EncodeReply> {
-    const { memoryBudgetBytes, logger, inference } = this.#options;
-    const request: EncodeRequest = {
+  #modelRequest(model: VisionModel, { precision, device, outputs, quantized, intermediate }: Run): ModelRequest {
+    const { memoryBudgetBytes } = this.#options;
+    return {
       path: model.path,
       precision,
       device,
-      outputs,
-      pictures,
       keepsAllStates: outputs.includes('all_hidden_states'),
       ...(quantized === undefined ? {} : { quantized: quantized.path }),
       ...(intermediate === undefined ? {} : { intermediate }),
       ...(memoryBudgetBytes === undefined ? {} : { memoryBudgetBytes }),
     };
+  }
+
+  /** The inference process starts, and reads the model, while pictures are decoded and resampled here. */
+  #load(model: VisionModel, run: Run, { onProgress }: EncodeOptions): void {
+    this.#options.inference.prepare(LOAD_OPERATION, this.#modelRequest(model, run), this.#reporting(onProgress));
+  }
+
+  async #run(
+    model: VisionModel,
+    pictures: U8Tensor | F32Tensor,
+    run: Run,
+    { signal, onProgress }: EncodeOptions,
+  ): Promise<EncodeReply> {
+    const { inference } = this.#options;
+    const request: EncodeRequest = { ...this.#modelRequest(model, run), outputs: run.outputs, pictures };
     const reply = await inference.call(ENCODE_OPERATION, request, {
       signal,
-      onProgress: (progress) => {
-        onProgress?.(progress);
-        if (progress.stage !== 'fallback' || this.#devicesPassedBy.has(progress.device)) return;
-        this.#devicesPassedBy.add(progress.device);
-        logger.warn({ device: progress.device, reason: progress.reason }, 'auto passes this device by');
-      },
+      onProgress: this.#reporting(onProgress),
     });
     return reply as EncodeReply;
+  }
+
+  /** Tells the caller, and the log where `auto` passes a device by for the first time. */
+  #reporting(onProgress: EncodeOptions['onProgress']): (progress: Progress) => void {
+    return (progress) => {
+      onProgress?.(progress);
+      if (progress.stage !== 'fallback' || this.#devicesPassedBy.has(progress.device)) return;
+      this.#devicesPassedBy.add(progress.device);
+      this.#options.logger.warn({ device: progress.device, reason: progress.reason }, 'auto passes this device by');
+    };
   }
 
   /** Keeping is for later: its failure is not the caller's. */
@@ -371,26 +383,6 @@ function requireOutputs(model: VisionModel, outputs: readonly OutputName[]): voi
     'OUTPUT_UNAVAILABLE',
     `${model.family} cannot give ${missing}; it has ${model.outputs.join(', ')}. Weights that are absent from the file are never made up.`,
     { details: { output: missing, available: model.outputs } },
-  );
-}
-
-/** The bytes of an image file, where the input is one. @throws what reading a missing file through `readImageInput` throws */
-async function encodedBytesOf(image: ImageInput): Promise<Uint8Array | undefined> {
-  if (image.kind === 'encoded') return image.bytes;
-  if (image.kind !== 'file') return undefined;
-  try {
-    const { size } = await stat(image.path);
-    return size > MAX_HASHED_FILE_BYTES ? undefined : await readFile(image.path);
-  } catch {
-    return undefined; // decoding it says what is wrong
-  }
-}
-
-function checkCount(pictures: number, maxPictures: number): number {
-  if (pictures <= maxPictures) return pictures;
-  throw new InvalidRequestError(
-    `A request holds at most ${maxPictures} pictures, frames of animations counted; this image alone has ${pictures}.`,
-    { details: { maxPictures } },
   );
 }
 
@@ -468,40 +460,4 @@ function layerOf(index: number | undefined, layers: number): number | undefined 
     );
   }
   return layer === layers - 2 ? undefined : layer;
-}
-
-async function sha256Of(bytes: Uint8Array): Promise<string> {
-  return Buffer.from(await crypto.subtle.digest('SHA-256', bytes as Uint8Array<ArrayBuffer>)).toString('hex');
-}
-
-function checkInput(input: VisionInput, model: VisionModel, crop: Crop): PrepareInput {
-  if (!('pixelValues' in input)) {
-    const [batch = 0, height = 0, width = 0, channels = 0] = input.shape;
-    if (input.shape.length !== 4 || batch < 1 || height < 1 || width < 1 || channels < 3) {
-      throw new InvalidRequestError(
-        `Images have the shape [B, H, W, C] with three channels or more, got [${input.shape.join(', ')}].`,
-      );
-    }
-    const resampling = familyOf(model).resample(width, height, crop, model.config);
-    return { input: { images: input, resampling } };
-  }
-  const { pixelValues } = input;
-  const [batch = 0, channels = 0, height = 0, width = 0] = pixelValues.shape;
-  if (pixelValues.shape.length !== 4 || batch < 1 || channels !== 3 || !fits(model.config, height, width)) {
-    const { imageSize, patchSize, maxPatches } = model.config;
-    const sides =
-      imageSize === -1
-        ? `[B, 3, H, W] with sides that are multiples of ${patchSize} and at most ${maxPatches ?? 0} patches`
-        : `[B, 3, ${imageSize}, ${imageSize}]`;
-    throw new InvalidRequestError(
-      `${model.family} takes pixel values ${sides}, got [${pixelValues.shape.join(', ')}].`,
-    );
-  }
-  return { input: { pixelValues } };
-}
-
-function fits({ imageSize, patchSize, maxPatches = 0 }: VisionConfig, height: number, width: number): boolean {
-  if (imageSize !== -1) return height === imageSize && width === imageSize;
-  const patches = (height / patchSize) * (width / patchSize);
-  return height % patchSize === 0 && width % patchSize === 0 && patches >= 1 && patches <= maxPatches;
 }

@@ -5,7 +5,7 @@ export { joinBatch } from './join.js';
 export { joinEncoded, type EncodedPictures } from './tiles.js';
 export type { Precision } from './weight-values.js';
 export { resolveVisionModel, type VisionModel } from './model.js';
-export { createEncodeOperation, ENCODE_OPERATION } from './operation.js';
+export { createEncodeOperations } from './operation.js';
 export { createQuantizeOperation, QUANTIZE_OPERATION } from './quantization/quantize.js';
 export { Quantizer } from './quantizer.js';
 export { HASH_FILES_TASK, hashFiles, PREPARE_TASK, preparePictures } from './thread-tasks.js';

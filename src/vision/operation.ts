@@ -7,7 +7,7 @@
  */
 import { BridgeError, ModelFormatError } from '../common/errors.js';
 import { normalize } from '../image/index.js';
-import { nextMessages, type Operation, type OperationCall } from '../runtime/index.js';
+import { nextMessages, singleOperation, type Operation, type OperationCall } from '../runtime/index.js';
 import { elementCount, f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import type { OutputName } from './families/index.js';
 import { PIXEL_VALUES } from './graph.js';
@@ -16,6 +16,8 @@ import { OpenModels, type ModelRequest, type OpenModel } from './open-models.js'
 
 /** Name under which the parent calls it. */
 export const ENCODE_OPERATION = 'vision.encode';
+/** Loads a model without running it. */
+export const LOAD_OPERATION = 'vision.load';
 
 export interface EncodeRequest extends ModelRequest {
   readonly outputs: readonly OutputName[];
@@ -47,9 +49,18 @@ interface Row {
   readonly index: number;
 }
 
-/** The operation, with sessions of its own. */
-export function createEncodeOperation(): Operation {
+/** Both operations over the same sessions, by name. */
+export function createEncodeOperations(): Readonly<Record<string, Operation>> {
   const models = new OpenModels();
+  const load = singleOperation(async (call) => {
+    await models.acquire(call.payload as ModelRequest, (progress) => {
+      call.report(progress);
+    });
+  });
+  return { [LOAD_OPERATION]: load, [ENCODE_OPERATION]: createEncodeOperation(models) };
+}
+
+function createEncodeOperation(models: OpenModels): Operation {
   return {
     keyOf(payload) {
       const { path, precision, quantized, device, keepsAllStates, intermediate } = payload as EncodeRequest;
@@ -114,7 +125,7 @@ function haveOneShape(a: Row, b: Row): boolean {
   return first.dtype === second.dtype && first.shape.every((side, axis) => axis === 0 || side === second.shape[axis]);
 }
 
-/** Copies a picture's part of a run's results. */
+/** Takes a picture's part of a run's results; it is copied where a call has more of them. */
 function keep({ job, index }: Row, position: number, size: number, results: ReadonlyMap<string, F32Tensor>): void {
   for (const output of job.request.outputs) {
     const whole = results.get(output);
@@ -127,12 +138,17 @@ function keep({ job, index }: Row, position: number, size: number, results: Read
       job.results.set(output, whole);
       continue;
     }
+    const part = whole.data.subarray(position * length, (position + 1) * length);
+    if (job.count === 1) {
+      job.results.set(output, f32Tensor([1, ...shape], part));
+      continue;
+    }
     let target = job.results.get(output);
     if (target === undefined) {
       target = f32Tensor([job.count, ...shape], new Float32Array(job.count * length));
       job.results.set(output, target);
     }
-    target.data.set(whole.data.subarray(position * length, (position + 1) * length), index * length);
+    target.data.set(part, index * length);
   }
   job.done += 1;
 }

@@ -7,15 +7,10 @@ import {
 } from '../adapter/index.js';
 import { createFacesOperation, FACES_OPERATION } from '../faces/index.js';
 import { serveOperations } from '../runtime/index.js';
-import {
-  createEncodeOperation,
-  createQuantizeOperation,
-  ENCODE_OPERATION,
-  QUANTIZE_OPERATION,
-} from '../vision/index.js';
+import { createEncodeOperations, createQuantizeOperation, QUANTIZE_OPERATION } from '../vision/index.js';
 
 serveOperations({
-  [ENCODE_OPERATION]: createEncodeOperation(),
+  ...createEncodeOperations(),
   [QUANTIZE_OPERATION]: createQuantizeOperation(),
   [PROJECT_OPERATION]: createProjectOperation(),
   [PICTURES_OPERATION]: createPicturesOperation(),

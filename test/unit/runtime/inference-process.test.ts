@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { u8Tensor, type U8Tensor } from '../../../src/tensor/tensor.js';
 import { presetConfig, writeRandomModel, type VisionModel } from '../../../src/vision/index.js';
@@ -69,6 +69,36 @@ describe('the inference process', () => {
     await started.engine.encode(model, image());
     expect(started.inference.state.pid).not.toBe(pid);
     expect(started.inference.state.crashes).toBe(0);
+  });
+
+  it('starts and reads the model while a large picture is still resampled', async () => {
+    await using started = startEngine();
+    const model = await started.engine.open(path);
+    const large = u8Tensor([1, 1500, 2000, 3], new Uint8Array(1500 * 2000 * 3).fill(9));
+    const stages: string[] = [];
+    const encoding = started.engine.encode(model, large, { onProgress: ({ stage }) => stages.push(stage) });
+    // Before any thread can have answered: the first one is only just starting.
+    while (started.inference.state.pid === undefined) await nextTurn();
+    expect(started.inference.state.pendingCalls).toBe(0);
+    expect((await encoding).imageEmbeds?.shape).toEqual([1, 32]);
+    expect(stages).toEqual(['loading', 'running']);
+  });
+
+  it('that was started ahead answers the encode itself when the model cannot be loaded', async () => {
+    await using started = startEngine({ memoryBudgetBytes: 1000 });
+    const model = await started.engine.open(path);
+    await expect(started.engine.encode(model, image())).rejects.toMatchObject({ code: 'MEMORY_BUDGET_EXCEEDED' });
+    expect(started.inference.state.crashes).toBe(0);
+  });
+
+  it('does not count the model that is read ahead among the calls that may wait', async () => {
+    await using started = startEngine({ maxPendingCalls: 2 });
+    const model = await started.engine.open(path);
+    const outputs = await Promise.all([1, 2].map(() => started.engine.encode(model, image())));
+    expect(outputs.map(({ imageEmbeds }) => imageEmbeds?.shape)).toEqual([
+      [1, 32],
+      [1, 32],
+    ]);
   });
 
   it('refuses more calls than may wait, with a clear busy', async () => {

@@ -190,6 +190,21 @@ describe('threads', () => {
     });
   });
 
+  it('take over memory that is named, which is gone here, and give what they give of a copy', async () => {
+    await using threads = new ThreadPool(THREAD_ENTRY);
+    const images = u8Tensor(
+      [1, 40, 60, 3],
+      Uint8Array.from({ length: 40 * 60 * 3 }, (_none, i) => i % 256),
+    );
+    const window = { left: 8, top: 0, width: 32, height: 32 };
+    const resampling = { filter: 'bicubic', width: 48, height: 32, window };
+    const copied = await threads.run(PREPARE_TASK, { input: { images, resampling } });
+    expect(images.data).toHaveLength(40 * 60 * 3);
+    const moved = [images.data.buffer as ArrayBuffer];
+    expect(await threads.run(PREPARE_TASK, { input: { images, resampling } }, { moved })).toEqual(copied);
+    expect(images.data).toHaveLength(0);
+  });
+
   it('are refused once they are disposed, which may happen twice', async () => {
     const threads = new ThreadPool(THREAD_ENTRY);
     await threads.run(HASH_FILES_TASK, []);
