@@ -3,7 +3,7 @@
  *
  * Source: ComfyUI, execution.py, `IsChangedCache`: only literal inputs are known to it; NaN and a failure never equal.
  */
-import type { JsonObject, JsonValue } from '../protocol/json.js';
+import { withoutFloatMark, type JsonObject, type JsonValue } from '../protocol/json.js';
 import { asLink, literalOf } from '../protocol/prompt.js';
 import type { ChangeTokens } from './result-cache.js';
 import type { RunningPrompt } from './running-prompt.js';
@@ -26,7 +26,9 @@ export async function askForChanges(prompt: RunningPrompt, ids: readonly string[
     const literals = Object.fromEntries(
       definition.inputs.flatMap(({ name }) => {
         const value = inputs.get(name);
-        return value === undefined ? [] : [[name, asLink(value) === undefined ? literalOf(value) : null]];
+        return value === undefined
+          ? []
+          : [[name, asLink(value) === undefined ? withoutFloatMark(literalOf(value)) : null]];
       }),
     );
     neverEqual += 1;

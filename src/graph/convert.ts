@@ -1,20 +1,20 @@
 /** Literal inputs to the type of their input, as Python's int, float, str and bool convert them. */
-import { isJsonObject, type JsonValue } from '../protocol/json.js';
+import { asFloat, isJsonObject, withoutFloatMark, type JsonValue } from '../protocol/json.js';
 import { pythonStr, pythonTypeName, pythonRepr } from './python-text.js';
 
 export type Conversion = { readonly value: JsonValue } | { readonly reason: string };
 
-/** Types that are not converted come back as they are. */
+/** Types that are not converted come back as they are. Floats are marked as such. */
 export function convertLiteral(type: string, value: JsonValue): Conversion {
   switch (type) {
     case 'INT':
-      return toInt(value);
+      return toInt(withoutFloatMark(value));
     case 'FLOAT':
-      return toFloat(value);
+      return asFloats(toFloat(withoutFloatMark(value)));
     case 'STRING':
       return { value: pythonStr(value) };
     case 'BOOLEAN':
-      return { value: isTrue(value) };
+      return { value: isTrue(withoutFloatMark(value)) };
     default:
       return { value };
   }
@@ -23,18 +23,27 @@ export function convertLiteral(type: string, value: JsonValue): Conversion {
 function toInt(value: JsonValue): Conversion {
   if (typeof value === 'bigint') return { value };
   if (typeof value === 'boolean') return { value: value ? 1 : 0 };
-  if (typeof value === 'number') return { value: Math.trunc(value) };
+  if (typeof value === 'number') return { value: exactInteger(BigInt(Math.trunc(value))) };
   if (typeof value === 'string') {
     const digits = value.trim();
     if (!/^[-+]?\d+(?:_\d+)*$/.test(digits))
       return { reason: `invalid literal for int() with base 10: ${pythonRepr(value)}` };
-    const big = BigInt(digits.replaceAll('_', '').replace(/^\+/, ''));
-    const small = Number(big);
-    return { value: Number.isSafeInteger(small) ? small : big };
+    return { value: exactInteger(BigInt(digits.replaceAll('_', '').replace(/^\+/, ''))) };
   }
   return {
     reason: `int() argument must be a string, a bytes-like object or a real number, not '${pythonTypeName(value)}'`,
   };
+}
+
+function exactInteger(big: bigint): number | bigint {
+  const small = Number(big);
+  return Number.isSafeInteger(small) ? small : big;
+}
+
+function asFloats(conversion: Conversion): Conversion {
+  return 'value' in conversion && typeof conversion.value === 'number'
+    ? { value: asFloat(conversion.value) }
+    : conversion;
 }
 
 function toFloat(value: JsonValue): Conversion {

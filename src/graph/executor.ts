@@ -172,7 +172,11 @@ class Run {
         return await this.#accept(node, settled.map(valueOf));
       }
       this.#report.nodeStarted(node);
-      const gathered = gatherInputs(node, (id) => this.#cache.get(id));
+      const gathered = gatherInputs(
+        node,
+        (id) => this.#cache.get(id),
+        (id) => (this.#prompt.has(id) ? this.#prompt.get(id).definition.outputs.map(({ type }) => type) : []),
+      );
       shownInputs = this.#describe(node, gathered.values);
       this.#setRunningNode(node.displayId);
       this.#report.nodeCalled(node);

@@ -1,5 +1,12 @@
 /** How a failed node is told to the client. */
-import { isJsonObject, type Jsonable, type JsonObject, type JsonValue } from '../protocol/json.js';
+import {
+  isJsonObject,
+  isWholeFloat,
+  type Jsonable,
+  type JsonObject,
+  type JsonValue,
+  type WholeFloat,
+} from '../protocol/json.js';
 import { isBlocker } from './node-call.js';
 import type { NodeDefinition } from './node-definition.js';
 import { pythonRepr, pythonStr } from './python-text.js';
@@ -45,13 +52,14 @@ export function describeInputs(
   return Object.fromEntries(shown);
 }
 
-function describeValue(value: unknown): null | string | number | boolean | bigint {
+function describeValue(value: unknown): null | string | number | boolean | bigint | WholeFloat {
   if (
     value === null ||
     typeof value === 'string' ||
     typeof value === 'number' ||
     typeof value === 'boolean' ||
-    typeof value === 'bigint'
+    typeof value === 'bigint' ||
+    isWholeFloat(value)
   )
     return value;
   if (isBlocker(value)) return 'ExecutionBlocker';

@@ -13,5 +13,5 @@ export { isLiteralType, NodeCaller } from './node-caller.js';
 export { PythonError } from './python-error.js';
 export { nodeInfo } from './object-info.js';
 export { PromptQueue, type Submission } from './prompt-queue.js';
-export { pythonRepr, pythonTypeName } from './python-text.js';
+export { pythonRepr, pythonStr, pythonTypeName } from './python-text.js';
 export type { NodeTable } from './validation.js';

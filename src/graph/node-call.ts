@@ -6,7 +6,7 @@
  *
  * Source: ComfyUI, execution.py (`get_input_data`, `_async_map_node_over_list`, `merge_result_data`), restated.
  */
-import type { Jsonable } from '../protocol/json.js';
+import { asFloat, withoutFloatMark, type Jsonable } from '../protocol/json.js';
 import { asLink, literalOf } from '../protocol/prompt.js';
 import type { ExecutionBlocker, NodeContext, NodeDefinition, NodeInputs, NodeResult } from './node-definition.js';
 import { PythonError } from './python-error.js';
@@ -19,24 +19,37 @@ export interface GatheredInputs {
   readonly missing: ReadonlySet<string>;
 }
 
-export function gatherInputs(node: RunningNode, resultOf: (id: string) => CachedResult | undefined): GatheredInputs {
+/** @param typesOf Output types of a node of the prompt, by id. */
+export function gatherInputs(
+  node: RunningNode,
+  resultOf: (id: string) => CachedResult | undefined,
+  typesOf: (id: string) => readonly string[],
+): GatheredInputs {
   const values: Record<string, readonly unknown[]> = {};
   const missing = new Set<string>();
-  for (const { name, options } of node.definition.inputs) {
-    const value = node.inputs.get(name);
-    if (value === undefined) continue;
-    const link = options?.['rawLink'] === true ? undefined : asLink(value);
+  const inputs = new Map(node.definition.inputs.map((input) => [input.name, input]));
+  // In the order of the prompt, as the node is called and errors show them.
+  for (const [name, value] of node.inputs) {
+    const input = inputs.get(name);
+    if (input === undefined) continue;
+    const link = input.options?.['rawLink'] === true ? undefined : asLink(value);
     if (link === undefined) {
-      values[name] = [literalOf(value)];
+      values[name] = forInput(input.type, '*', [literalOf(value)]);
       continue;
     }
-    const source = resultOf(link[0]);
-    const slot = link[1] < 0 ? link[1] + (source?.outputs.length ?? 0) : link[1];
-    const output = source?.outputs[slot];
+    const types = typesOf(link[0]);
+    const slot = link[1] < 0 ? link[1] + types.length : link[1];
+    const output = resultOf(link[0])?.outputs[slot];
     if (output === undefined) missing.add(name);
-    values[name] = output ?? [null];
+    values[name] = forInput(input.type, types[slot] ?? '*', output ?? [null]);
   }
   return { values, missing };
+}
+
+/** Nodes calculate with plain numbers; only an input that takes anything is told that a number is a float. */
+function forInput(type: string, from: string, values: readonly unknown[]): readonly unknown[] {
+  if (type !== '*') return values.map(withoutFloatMark);
+  return from === 'FLOAT' ? values.map((value) => (typeof value === 'number' ? asFloat(value) : value)) : values;
 }
 
 export function isBlocker(value: unknown): value is ExecutionBlocker {

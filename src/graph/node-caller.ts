@@ -6,7 +6,7 @@
  */
 import { throwIfAborted } from '../common/abort.js';
 import { BridgeError, InvalidRequestError } from '../common/errors.js';
-import type { JsonValue } from '../protocol/json.js';
+import { withoutFloatMark, type JsonValue } from '../protocol/json.js';
 import { convertLiteral } from './convert.js';
 import type { GraphListener } from './events.js';
 import type {
@@ -164,7 +164,7 @@ async function checkInput(
   const label = `${classType}: ${input.name}`;
   const converted = convertLiteral(input.type, value as JsonValue);
   if ('reason' in converted) throw new InvalidRequestError(`${label}: ${converted.reason}.`);
-  if (validator?.names.includes(input.name) === true) return converted.value;
+  if (validator?.names.includes(input.name) === true) return withoutFloatMark(converted.value);
   const bound = boundProblem(input, converted.value);
   if (bound !== undefined) throw new InvalidRequestError(`${label}: ${bound.message}.`);
   if (input.type === 'COMBO' && input.choices !== undefined) {
@@ -174,7 +174,7 @@ async function checkInput(
       throw new InvalidRequestError(`${label}: ${JSON.stringify(value)} is no choice; it can be ${some}.`);
     }
   }
-  return converted.value;
+  return withoutFloatMark(converted.value);
 }
 
 /** Longer lists of choices are not written into messages. */

@@ -3,18 +3,29 @@
  *
  * Source: comfyui-protocol, object_info; checked by the recorded object_info of the served nodes.
  */
-import type { Jsonable } from '../protocol/json.js';
+import { asFloat, type Jsonable, type JsonableObject } from '../protocol/json.js';
 import type { InputDefinition, NodeDefinition } from './node-definition.js';
 
 /** `[type]` or `[type, options]`. */
 export async function inputConfig(input: InputDefinition, api: NodeDefinition['api']): Promise<readonly Jsonable[]> {
   const choices = input.type === 'COMBO' ? await input.choices?.() : undefined;
+  const options = input.type === 'FLOAT' ? withFloats(input.options) : input.options;
   if (api === 'v3') {
     const choiceOptions = choices === undefined ? {} : { multiselect: false, options: choices };
-    return [input.type, { ...input.options, ...choiceOptions }];
+    return [input.type, { ...options, ...choiceOptions }];
   }
   const type: Jsonable = choices ?? input.type;
-  return input.options === undefined ? [type] : [type, input.options];
+  return options === undefined ? [type] : [type, options];
+}
+
+/** Options of a FLOAT are floats, whole ones too. */
+function withFloats(options: JsonableObject | undefined): JsonableObject | undefined {
+  if (options === undefined) return undefined;
+  const written = ([name, value]: [string, Jsonable]): [string, Jsonable] => [
+    name,
+    typeof value === 'number' ? asFloat(value) : value,
+  ];
+  return Object.fromEntries(Object.entries(options).map(written));
 }
 
 /** One entry of `/object_info`. */

@@ -8,7 +8,7 @@ import { randomUUID } from 'node:crypto';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { InvalidRequestError, BridgeError, messageOf } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
-import { isJsonObject, type JsonObject, type JsonValue } from '../protocol/json.js';
+import { isJsonObject, withoutFloatMark, type JsonObject, type JsonValue } from '../protocol/json.js';
 import {
   isCanonicalUuid,
   type HistoryEntry,
@@ -16,6 +16,7 @@ import {
   type QueueItem,
   type ValidationError,
 } from '../protocol/prompt.js';
+import { convertLiteral } from './convert.js';
 import type { GraphEvent, GraphListener } from './events.js';
 import { Executor } from './executor.js';
 import { Heap } from './heap.js';
@@ -132,14 +133,14 @@ export class PromptQueue implements AsyncDisposable {
         error: wholePromptError('no_prompt', 'No prompt provided', 'No prompt provided'),
         nodeErrors: new Map(),
       };
-    const nodes = Array.isArray(prompt) && prompt.length === 0 ? new Map<string, JsonValue>() : prompt;
+    const isEmpty = prompt === '' || (Array.isArray(prompt) && prompt.length === 0);
+    const nodes = isEmpty ? new Map<string, JsonValue>() : prompt;
     if (!isJsonObject(nodes)) throw new InvalidRequestError('"prompt" is an object of node id to node.');
-    for (const [id, node] of nodes) {
-      if (!isJsonObject(node))
-        throw new InvalidRequestError(`Node ${id} of the prompt is not an object with class_type and inputs.`);
-    }
-    const targets = fields.get('partial_execution_targets');
-    const selected = Array.isArray(targets) ? targets.filter((id: JsonValue) => typeof id === 'string') : undefined;
+    const targets = fields.get('partial_execution_targets') ?? undefined;
+    if (targets !== undefined && !Array.isArray(targets))
+      throw new InvalidRequestError('"partial_execution_targets" is a list of node ids.');
+    const selected = targets?.filter((id: JsonValue) => typeof id === 'string');
+    const { extraData, clientId } = readExtraData(fields);
     const dialect = this.#options.dialect ?? '0.3.64';
     const id = fields.get('prompt_id');
     if (dialect === 'latest' && id !== undefined && id !== null && !(typeof id === 'string' && isCanonicalUuid(id))) {
@@ -150,7 +151,6 @@ export class PromptQueue implements AsyncDisposable {
     if ('error' in result) return { accepted: false, ...result };
     const promptId = id === undefined || id === null ? randomUUID() : pythonStr(id);
     const createdMs = this.#now();
-    const { extraData, clientId } = readExtraData(fields);
     if (dialect === 'latest') extraData.set('create_time', createdMs);
     const { prompt: converted, outputs } = result;
     await this.#enqueue({ number, promptId, prompt: converted, outputs, extraData, clientId, createdMs });
@@ -252,9 +252,9 @@ export class PromptQueue implements AsyncDisposable {
   #takeNumber(fields: JsonObject): number {
     const given = fields.get('number');
     if (given !== undefined) {
-      const number = typeof given === 'string' ? Number(given) : given;
-      if (typeof number !== 'number' || Number.isNaN(number)) throw new InvalidRequestError('"number" is a number.');
-      return number;
+      const converted = convertLiteral('FLOAT', given);
+      if ('reason' in converted) throw new InvalidRequestError(`"number" is a number: ${converted.reason}.`);
+      return Number(withoutFloatMark(converted.value));
     }
     const next = this.#counter;
     this.#counter += 1;
@@ -347,8 +347,9 @@ export class PromptQueue implements AsyncDisposable {
 
 /** What is kept of extra_data, with the client's id in it, and without its secrets. */
 function readExtraData(fields: JsonObject): { extraData: Map<string, JsonValue>; clientId: string | undefined } {
-  const given = fields.get('extra_data');
-  const extraData = new Map(isJsonObject(given) ? given : []);
+  const given = fields.get('extra_data') ?? undefined;
+  if (given !== undefined && !isJsonObject(given)) throw new InvalidRequestError('"extra_data" is an object.');
+  const extraData = new Map(given);
   const clientId = fields.get('client_id');
   if (clientId !== undefined) extraData.set('client_id', clientId);
   for (const secret of SECRETS) extraData.delete(secret);

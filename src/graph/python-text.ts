@@ -1,5 +1,5 @@
 /** Values as Python writes them, for error texts that clients match on. */
-import { isJsonObject, type JsonValue } from '../protocol/json.js';
+import { asFloat, isJsonObject, isWholeFloat, writeJson, type JsonValue } from '../protocol/json.js';
 
 /** `repr`: texts in quotes, `True`, `None`, lists in brackets. */
 export function pythonRepr(value: JsonValue): string {
@@ -8,6 +8,7 @@ export function pythonRepr(value: JsonValue): string {
   if (typeof value === 'string') return quote(value);
   if (typeof value === 'number') return Number.isInteger(value) ? String(value) : pythonFloat(value);
   if (typeof value === 'bigint') return String(value);
+  if (isWholeFloat(value)) return pythonFloat(value.wholeFloat);
   if (isJsonObject(value))
     return `{${[...value].map(([key, entry]) => `${quote(key)}: ${pythonRepr(entry)}`).join(', ')}}`;
   return `[${value.map(pythonRepr).join(', ')}]`;
@@ -21,9 +22,15 @@ export function pythonStr(value: JsonValue): string {
 /** A float, always with a point or an exponent. */
 export function pythonFloat(value: number): string {
   if (!Number.isFinite(value)) return Number.isNaN(value) ? 'nan' : value > 0 ? 'inf' : '-inf';
-  if (Number.isInteger(value) && Math.abs(value) < 1e16) return `${value}.0`;
+  const float = asFloat(value);
+  if (isWholeFloat(float)) return withLongExponent(writeJson(float));
   const magnitude = Math.abs(value);
   const text = magnitude >= 1e16 || (magnitude < 1e-4 && magnitude > 0) ? value.toExponential() : String(value);
+  return withLongExponent(text);
+}
+
+/** Two digits at least, as Python writes exponents. */
+function withLongExponent(text: string): string {
   return text.replace(/e([+-])(\d)$/, 'e$10$2');
 }
 
@@ -32,6 +39,7 @@ export function pythonTypeName(value: JsonValue): string {
   if (typeof value === 'boolean') return 'bool';
   if (typeof value === 'string') return 'str';
   if (typeof value === 'bigint') return 'int';
+  if (isWholeFloat(value)) return 'float';
   if (typeof value === 'number') return Number.isInteger(value) ? 'int' : 'float';
   return isJsonObject(value) ? 'dict' : 'list';
 }
@@ -43,6 +51,15 @@ function quote(text: string): string {
     .replaceAll('\n', '\\n')
     .replaceAll('\r', '\\r')
     .replaceAll('\t', '\\t')
-    .replaceAll(mark, `\\${mark}`);
+    .replaceAll(mark, `\\${mark}`)
+    .replaceAll(/(?! )[\p{C}\p{Z}]/gu, escapeUnprintable);
   return mark + escaped + mark;
+}
+
+/** What Python does not count as printable: control and format characters, blanks other than the common one. */
+function escapeUnprintable(character: string): string {
+  const code = character.codePointAt(0) ?? 0;
+  const digits = code.toString(16);
+  if (code < 0x100) return `\\x${digits.padStart(2, '0')}`;
+  return code < 0x10000 ? `\\u${digits.padStart(4, '0')}` : `\\U${digits.padStart(8, '0')}`;
 }

@@ -6,7 +6,7 @@
  * none of its nodes are dropped. Sockets of links count, and values that cannot be compared never match.
  */
 import { createHash } from 'node:crypto';
-import { isJsonObject, writeJson, type JsonValue } from '../protocol/json.js';
+import { isJsonObject, withoutFloatMark, writeJson, type JsonValue } from '../protocol/json.js';
 import { asLink } from '../protocol/prompt.js';
 import type { Jsonable } from '../protocol/json.js';
 import type { RunningPrompt } from './running-prompt.js';
@@ -110,7 +110,7 @@ function signatures(
 /** A text that two literals share when they are equal; the order of an object's keys does not matter. */
 function canonical(value: JsonValue): string {
   if (Array.isArray(value)) return `[${value.map((entry: JsonValue) => canonical(entry)).join()}]`;
-  if (!isJsonObject(value)) return writeJson(value);
+  if (!isJsonObject(value)) return writeJson(withoutFloatMark(value)); // 1.0 equals 1
   const entries = [...value].map(([key, entry]) => `${JSON.stringify(key)}:${canonical(entry)}`);
   return `{${entries.sort().join()}}`;
 }

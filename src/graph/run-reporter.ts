@@ -124,6 +124,7 @@ export class RunReporter {
     const blamed = pendingIds.map((id) => this.#prompt.get(id)).find(({ id, displayId }) => id !== displayId);
     const id = blamed?.displayId ?? pendingIds[0] ?? '';
     this.#addMessage('execution_error', {
+      prompt_id: this.#item.promptId,
       node_id: id,
       node_type: this.#prompt.get(id).definition.classType,
       executed: [...this.executed],
@@ -137,6 +138,7 @@ export class RunReporter {
 
   #placeOf(node: RunningNode): EventData {
     return {
+      prompt_id: this.#item.promptId,
       node_id: node.realId,
       node_type: this.#prompt.get(node.realId).definition.classType,
       executed: [...this.executed],

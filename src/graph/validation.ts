@@ -8,8 +8,16 @@
  * Intended difference: a cycle is reported as `dependency_cycle`, where ComfyUI 0.3.64 answers without any error.
  */
 import { messageOf } from '../common/errors.js';
-import { isJsonObject, isWrittenWithFloat, type JsonObject, type Jsonable, type JsonValue } from '../protocol/json.js';
-import { literalOf, wrapLiteral, type NodeErrors, type Prompt, type ValidationError } from '../protocol/prompt.js';
+import { isJsonObject, withoutFloatMark, type JsonObject, type Jsonable, type JsonValue } from '../protocol/json.js';
+import {
+  asLink,
+  literalOf,
+  unwrapLiteral,
+  wrapLiteral,
+  type NodeErrors,
+  type Prompt,
+  type ValidationError,
+} from '../protocol/prompt.js';
 import { convertLiteral } from './convert.js';
 import type { InputDefinition, NodeDefinition } from './node-definition.js';
 import { inputConfig } from './object-info.js';
@@ -208,8 +216,7 @@ class Validation {
     try {
       const definition = this.#definition(id);
       const node = this.#prompt.get(id);
-      const inputs = isJsonObject(node) ? node.get('inputs') : undefined;
-      if (!isJsonObject(inputs)) throw new PythonError('KeyError', "'inputs'");
+      const inputs = inputsOf(isJsonObject(node) ? node.get('inputs') : undefined);
       for (const input of definition.inputs) yield* this.#validateInput(id, definition, input, inputs, outcome);
       if (outcome.errors.length === 0 || definition.validator !== undefined)
         yield* this.#runValidator(definition, inputs, outcome, id);
@@ -264,11 +271,11 @@ class Validation {
       return;
     }
     const [source, slot] = link;
+    if (Array.isArray(source) || isJsonObject(source))
+      throw new PythonError('TypeError', `unhashable type: '${pythonTypeName(source)}'`);
     if (typeof source !== 'string') throw new PythonError('KeyError', pythonRepr(source ?? null));
-    const outputs = this.#definition(source).outputs;
-    if (isWrittenWithFloat(link))
-      throw new PythonError('TypeError', 'tuple indices must be integers or slices, not float');
-    const received = outputs[slotIndex(slot, outputs.length)]?.type ?? '*';
+    const { outputs, api } = this.#definition(source);
+    const received = outputs[slotIndex(slot, outputs.length, api)]?.type ?? '*';
     const wanted = (yield socketTypeOf(input, definition.api)) as SocketType;
     if (definition.validator?.takesInputTypes !== true && !typesMatch(received, wanted)) {
       outcome.errors.push({
@@ -307,8 +314,7 @@ class Validation {
     received: JsonValue,
     outcome: Outcome,
   ): Walk {
-    const wrapped = isJsonObject(received) ? received.get('__value__') : undefined;
-    const literal = wrapped ?? received;
+    const literal = unwrapLiteral(received);
     const info = { input_name: input.name, input_config: shownConfig(config) };
     const converted = convertLiteral(input.type, literal);
     if ('reason' in converted) {
@@ -346,9 +352,13 @@ class Validation {
     const { validator } = definition;
     if (validator === undefined) return;
     const literals: Record<string, unknown> = {};
-    for (const input of definition.inputs) {
-      const value = this.#converted.get(id)?.get(input.name) ?? inputs.get(input.name);
-      if (value !== undefined) literals[input.name] = Array.isArray(value) ? null : literalOf(value);
+    for (const { name } of definition.inputs) {
+      const converted = this.#converted.get(id)?.get(name);
+      const given = inputs.get(name);
+      if (given === undefined) continue;
+      const value = converted === undefined ? unwrapLiteral(given) : literalOf(converted);
+      // Links are null; so is, in ComfyUI, an unwrapped literal that looks like one.
+      literals[name] = asLink(value) === undefined ? withoutFloatMark(value) : null;
     }
     const result = yield Promise.resolve(validator.check(literals));
     if (result === true) return;
@@ -393,15 +403,24 @@ class Validation {
   }
 }
 
-/** Negative slots count from the end, as Python's do. */
-function slotIndex(slot: JsonValue | undefined, count: number): number {
+/** `inputs` of a node; a text or a list holds no names, and anything else cannot be searched for one. */
+function inputsOf(value: JsonValue | undefined): JsonObject {
+  if (value === undefined) throw new PythonError('KeyError', "'inputs'");
+  if (isJsonObject(value)) return value;
+  if (typeof value === 'string' || Array.isArray(value)) return new Map();
+  throw new PythonError('TypeError', `argument of type '${pythonTypeName(value)}' is not iterable`);
+}
+
+/** Negative slots count from the end, as Python's do. Older nodes keep their outputs in a tuple, newer ones in a list. */
+function slotIndex(slot: JsonValue | undefined, count: number, api: NodeDefinition['api']): number {
+  const sequence = api === 'v3' ? 'list' : 'tuple';
   const given = typeof slot === 'boolean' || typeof slot === 'bigint' ? Number(slot) : slot;
   if (typeof given !== 'number' || !Number.isInteger(given)) {
     const type = pythonTypeName(slot ?? null);
-    throw new PythonError('TypeError', `tuple indices must be integers or slices, not ${type}`);
+    throw new PythonError('TypeError', `${sequence} indices must be integers or slices, not ${type}`);
   }
   const index = given < 0 ? given + count : given;
-  if (index < 0 || index >= count) throw new PythonError('IndexError', 'tuple index out of range');
+  if (index < 0 || index >= count) throw new PythonError('IndexError', `${sequence} index out of range`);
   return index;
 }
 
@@ -410,11 +429,12 @@ function shownConfig(config: readonly Jsonable[]): readonly Jsonable[] {
 }
 
 /** A number outside the bounds of its input, in the words of ComfyUI. */
-export function boundProblem(input: InputDefinition, value: JsonValue): { type: string; message: string } | undefined {
+export function boundProblem(input: InputDefinition, given: JsonValue): { type: string; message: string } | undefined {
+  const value = withoutFloatMark(given);
   if (typeof value !== 'number' && typeof value !== 'bigint') return undefined;
   const { min, max } = input.options ?? {};
-  const text = (limit: number | bigint): string =>
-    input.type === 'FLOAT' ? pythonFloat(Number(limit)) : String(limit);
+  const text = (number: number | bigint): string =>
+    input.type === 'FLOAT' && typeof number === 'number' ? pythonFloat(number) : String(number);
   if ((typeof min === 'number' || typeof min === 'bigint') && value < min) {
     return { type: 'value_smaller_than_min', message: `Value ${text(value)} smaller than min of ${text(min)}` };
   }

@@ -18,6 +18,7 @@ import { BridgeError, messageOf } from '../common/errors.js';
 import { f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import { decodePngAnimation, readPngAnimation } from './apng.js';
 import { decodeBmp, readBmpHeader } from './bmp.js';
+import { cmykToRgb } from './cmyk.js';
 import { readTransparentColour, type Colour } from './gif.js';
 import { orientFrames } from './orientation.js';
 import { HEAD_BYTES, sniffPicture, type ByteReader, type PictureFormat } from './picture-format.js';
@@ -27,6 +28,8 @@ import { inSlices } from './slices.js';
 export const MAX_PIXELS = 178_956_970;
 /** Directories of a TIFF lie in a chain that is walked for each of them; no animation of a person has so many frames. */
 const MAX_FRAMES = 4096;
+/** Where the header of a PNG says grey (0), RGB (2), palette (3), grey and alpha (4), or RGBA (6). */
+const PNG_COLOUR_TYPE = 25;
 
 export interface DecodedImage {
   /** `[B, H, W, 3]`: one entry per frame. */
@@ -75,12 +78,14 @@ export async function decodeImage(source: string | Uint8Array, options: DecodeOp
       const { bytesRead, buffer } = await file.read(Buffer.alloc(there), 0, there, position);
       return buffer.subarray(0, bytesRead);
     };
-    const format = sniffPicture(await read(0, HEAD_BYTES));
+    const head = await read(0, HEAD_BYTES);
+    const format = sniffPicture(head);
     if (typeof format !== 'string') throw invalid(label, `is ${format.refused}.`);
     const { default: sharp } = await import('sharp');
     const open = (extra: SharpOptions = {}): Sharp =>
       sharp(source, { ignoreIcc: true, failOn: 'error', limitInputPixels: maxPixels, ...extra });
-    return await decode({ label, format, maxPixels, withAlpha, signal, open, read });
+    const keepsAlpha = withAlpha && !(format === 'png' && isOpaquePng(head));
+    return await decode({ label, format, maxPixels, withAlpha: keepsAlpha, signal, open, read });
   } catch (error) {
     if (error instanceof BridgeError) throw error;
     if (/exceeds pixel limit/.test(messageOf(error))) {
@@ -103,6 +108,11 @@ export function toImageTensor({ shape, data }: U8Tensor): F32Tensor {
 
 function bytesOf(source: string | Uint8Array, position: number, length: number): Uint8Array {
   return typeof source === 'string' ? new Uint8Array() : source.subarray(position, position + length);
+}
+
+/** Grey and RGB without an alpha channel: a colour that tRNS calls transparent is none to Pillow before it converts. */
+function isOpaquePng(head: Uint8Array): boolean {
+  return head[PNG_COLOUR_TYPE] === 0 || head[PNG_COLOUR_TYPE] === 2;
 }
 
 /** A file to read from; pipes and devices are none. */
@@ -191,7 +201,9 @@ async function decodeAnimatedPng(source: Source, { orientation = 1 }: Metadata):
   };
   const data = await decodePngAnimation(animation, read, decodeFrame, signal);
   const whole = { count: frames.length, width, height, channels: 4, data };
-  return split(await orientFrames(whole, orientation, signal), source);
+  const isPaletteOnly = animation.palette !== undefined && animation.transparency === undefined;
+  const withAlpha = source.withAlpha && !isPaletteOnly;
+  return split(await orientFrames(whole, orientation, signal), { ...source, withAlpha });
 }
 
 /** Pages of the first one's size, as ComfyUI keeps them. */
@@ -222,26 +234,9 @@ async function decodePages(source: Source, pages: number): Promise<Frames> {
   return joined;
 }
 
-/** Pillow's conversion: n = 255 - K, each channel n - mul(C, n), with Pillow's rounded product. In place. */
 async function decodeCmyk({ open, signal }: Source): Promise<DecodedImage> {
-  const oriented = open().autoOrient().pipelineColourspace('cmyk').toColourspace('cmyk');
-  const { data, info } = await oriented.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true });
-  const { width, height, channels } = info;
-  const convert = (begin: number, end: number): void => {
-    for (let pixel = begin; pixel < end; pixel += 1) {
-      const from = pixel * channels;
-      const light = 255 - (data[from + 3] ?? 0);
-      const cyan = (data[from] ?? 0) * light + 128;
-      const magenta = (data[from + 1] ?? 0) * light + 128;
-      const yellow = (data[from + 2] ?? 0) * light + 128;
-      const to = pixel * 3;
-      data[to] = Math.max(0, light - ((cyan + (cyan >> 8)) >> 8));
-      data[to + 1] = Math.max(0, light - ((magenta + (magenta >> 8)) >> 8));
-      data[to + 2] = Math.max(0, light - ((yellow + (yellow >> 8)) >> 8));
-    }
-  };
-  await inSlices(width * height, channels, convert, signal);
-  return { rgb: u8Tensor([1, height, width, 3], data.subarray(0, width * height * 3)) };
+  const { data, width, height } = await cmykToRgb(open().autoOrient(), signal);
+  return { rgb: u8Tensor([1, height, width, 3], data) };
 }
 
 /** Colours and alpha apart; colours move to the front of their own buffer. */
@@ -264,7 +259,9 @@ async function split(frames: Frames, { format, withAlpha, read, signal }: Source
   };
   await inSlices(pixels, 4, move, signal);
   const rgb = u8Tensor([count, height, width, 3], data.subarray(0, pixels * 3));
-  return alpha === undefined ? { rgb } : { rgb, alpha: u8Tensor([count, height, width], alpha) };
+  // The decoder gives every animated GIF an alpha channel, Pillow only those with transparency.
+  const isOpaque = format === 'gif' && count > 1 && alpha?.every((opacity) => opacity === 255) === true;
+  return alpha === undefined || isOpaque ? { rgb } : { rgb, alpha: u8Tensor([count, height, width], alpha) };
 }
 
 function checkFrames(source: Source, width: number, height: number, frames: number, haveOneSize = true): void {

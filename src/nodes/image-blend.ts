@@ -1,9 +1,10 @@
 /** ImageBlend: two pictures mixed. Source: ComfyUI, comfy_extras/nodes_post_processing.py (formulas restated). */
-import { PythonError, type NodeDefinition } from '../graph/index.js';
+import { PythonError, pythonStr, type NodeDefinition } from '../graph/index.js';
 import { upscale } from '../image/index.js';
+import type { JsonValue } from '../protocol/json.js';
 import type { F32Tensor } from '../tensor/tensor.js';
 import { imageSize, tensorOf } from './image-shapes.js';
-import { choiceInput, imageInput, numberInput } from './values.js';
+import { imageInput, numberInput } from './values.js';
 
 /** Every step rounds to fp32, as each of PyTorch's operations does. */
 const f = Math.fround;
@@ -19,6 +20,14 @@ const BLENDS = {
   difference: (a: number, b: number): number => f(a - b),
 } as const;
 const MODES = Object.keys(BLENDS) as (keyof typeof BLENDS)[];
+
+/** Choices of newer nodes are not checked before they run. */
+function blendOf(mode: unknown): (a: number, b: number) => number {
+  const found = MODES.find((name) => name === mode);
+  if (found === undefined)
+    throw new PythonError('ValueError', `Unsupported blend mode: ${pythonStr(mode as JsonValue)}`);
+  return BLENDS[found];
+}
 
 function softLight(x: number): number {
   return x <= 0.25 ? f(f(f(f(f(16 * x) - 12) * x) + 4) * x) : f(Math.sqrt(x));
@@ -40,7 +49,7 @@ export function createImageBlend(): NodeDefinition {
     async execute(inputs, { signal }) {
       const first = imageInput(inputs, 'image1');
       const second = await fitted(imageInput(inputs, 'image2'), first, signal);
-      const blend = BLENDS[choiceInput(inputs, 'blend_mode', MODES)];
+      const blend = blendOf(inputs['blend_mode']);
       const factor = numberInput(inputs, 'blend_factor');
       const [keep, take] = [f(1 - factor), f(factor)];
       const a = first.data;

@@ -69,7 +69,6 @@ export function imageFileValidator(services: NodeServices): NonNullable<NodeDefi
     names: ['image'],
     check: async (inputs) => {
       const name = inputs['image'] as JsonValue;
-      if (name === null) return true; // linked: known when it runs
       if (typeof name !== 'string')
         throw new PythonError('AttributeError', `'${pythonTypeName(name)}' object has no attribute 'endswith'`);
       return (await exists(services, name)) || `Invalid image file: ${name}`;

@@ -1,6 +1,6 @@
 /** PreviewAny: anything as text. Source: ComfyUI, comfy_extras/nodes_preview_any.py. */
 import { pythonRepr, type NodeDefinition } from '../graph/index.js';
-import { writeAsciiJson, type Jsonable } from '../protocol/json.js';
+import { isWholeFloat, writeAsciiJson, type Jsonable, type WholeFloat } from '../protocol/json.js';
 
 export function createPreviewAny(): NodeDefinition {
   return {
@@ -20,14 +20,18 @@ export function createPreviewAny(): NodeDefinition {
 function textOf(value: unknown): string {
   if (value === undefined || value === null) return 'None';
   if (typeof value === 'string') return value;
-  if (typeof value === 'number' || typeof value === 'boolean' || typeof value === 'bigint') return pythonRepr(value);
+  if (isSimple(value)) return pythonRepr(value);
   return isJson(value) ? writeAsciiJson(value) : describe(value);
+}
+
+function isSimple(value: unknown): value is number | boolean | bigint | WholeFloat {
+  return ['number', 'boolean', 'bigint'].includes(typeof value) || isWholeFloat(value);
 }
 
 function isJson(value: unknown): value is Jsonable {
   if (value instanceof Map) return [...value.values()].every(isJson);
   if (Array.isArray(value)) return value.every(isJson);
-  return value === null || ['string', 'number', 'boolean', 'bigint'].includes(typeof value);
+  return value === null || typeof value === 'string' || isSimple(value);
 }
 
 /** Tensors by dtype and shape, objects by their entries: a text that says what is there, not megabytes of numbers. */

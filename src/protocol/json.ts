@@ -7,7 +7,7 @@
  */
 import { InvalidRequestError } from '../common/errors.js';
 
-export type JsonValue = null | boolean | number | bigint | string | readonly JsonValue[] | JsonObject;
+export type JsonValue = null | boolean | number | bigint | string | WholeFloat | readonly JsonValue[] | JsonObject;
 /** Keys in the order in which they were written; a repeated key keeps its first place and takes the last value. */
 export type JsonObject = ReadonlyMap<string, JsonValue>;
 
@@ -19,6 +19,7 @@ export type Jsonable =
   | bigint
   | string
   | undefined
+  | WholeFloat
   | readonly Jsonable[]
   | JsonableObject
   | ReadonlyMap<string, Jsonable>;
@@ -26,12 +27,36 @@ export interface JsonableObject {
   readonly [key: string]: Jsonable;
 }
 
-/** Lists that hold a whole number written as a float. A number cannot tell: 0.0 is 0 here, and a slot of 0.0 is none in ComfyUI. */
-const WRITTEN_WITH_FLOAT = new WeakSet<readonly JsonValue[]>();
+/**
+ * A float whose value is whole. A number cannot tell 5.0 from 5, but ComfyUI shows them apart, and takes no slot of 0.0.
+ */
+export interface WholeFloat {
+  readonly wholeFloat: number;
+}
 
-/** Whether the sender wrote a whole number of this list with a point or an exponent. */
-export function isWrittenWithFloat(list: readonly JsonValue[]): boolean {
-  return WRITTEN_WITH_FLOAT.has(list);
+const WHOLE_FLOATS = new WeakSet<object>();
+
+export function isWholeFloat(value: unknown): value is WholeFloat {
+  return typeof value === 'object' && value !== null && WHOLE_FLOATS.has(value);
+}
+
+/** As Python writes it: always with a point or an exponent. */
+function writeWholeFloat({ wholeFloat: value }: WholeFloat): string {
+  if (Object.is(value, -0)) return '-0.0';
+  return Math.abs(value) < 1e16 ? `${value}.0` : value.toExponential();
+}
+
+/** A float as it is written: whole ones apart from integers. */
+export function asFloat(value: number): number | WholeFloat {
+  if (!Number.isInteger(value)) return value;
+  const float: WholeFloat = { wholeFloat: value };
+  WHOLE_FLOATS.add(float);
+  return float;
+}
+
+/** The number, however it was written; other values as they are. */
+export function withoutFloatMark<T>(value: T): Exclude<T, WholeFloat> | number {
+  return isWholeFloat(value) ? value.wholeFloat : (value as Exclude<T, WholeFloat>);
 }
 
 /** Python's parser stops at its recursion limit, near 1000. */
@@ -41,9 +66,14 @@ export function isJsonObject(value: JsonValue | undefined): value is JsonObject 
   return value instanceof Map;
 }
 
+interface ParseOptions {
+  /** Whole floats are told from integers: for what is kept, or shown again. Default false. */
+  readonly keepsFloats?: boolean;
+}
+
 /** @throws {InvalidRequestError} with the position of what is wrong */
-export function parseJson(text: string): JsonValue {
-  const reader = new Reader(text);
+export function parseJson(text: string, { keepsFloats = false }: ParseOptions = {}): JsonValue {
+  const reader = new Reader(text, keepsFloats);
   const value = reader.value(0);
   reader.end();
   return value;
@@ -56,11 +86,11 @@ const PLAIN_TEXT = /"(?:[^"\\\p{Cc}]|[\u007f-\u009f])*"/uy;
 
 class Reader {
   readonly #text: string;
+  readonly #keepsFloats: boolean;
   #at = 0;
-  /** Of the number read last. */
-  #isFloat = false;
 
-  constructor(text: string) {
+  constructor(text: string, keepsFloats: boolean) {
+    this.#keepsFloats = keepsFloats;
     this.#text = text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
   }
 
@@ -106,9 +136,7 @@ class Reader {
     this.#blank();
     if (this.#take(']')) return items;
     do {
-      const item = this.value(depth + 1);
-      if (Number.isInteger(item) && this.#isFloat) WRITTEN_WITH_FLOAT.add(items);
-      items.push(item);
+      items.push(this.value(depth + 1));
       this.#blank();
     } while (this.#take(','));
     if (!this.#take(']')) throw this.#problem('"," or "]" is expected');
@@ -135,20 +163,19 @@ class Reader {
     }
   }
 
-  #number(): number | bigint {
+  #number(): number | bigint | WholeFloat {
     NUMBER.lastIndex = this.#at;
     const match = NUMBER.exec(this.#text);
     if (match === null) throw this.#problem('a value is expected');
     this.#at += match[0].length;
     const value = Number(match[0]);
     const isInteger = match[1] === undefined && match[2] === undefined;
-    this.#isFloat = !isInteger;
     if (isInteger && !Number.isSafeInteger(value)) {
       if (match[0].length > 4300) throw this.#problem('a number has more than 4300 digits'); // Python's own limit
       return BigInt(match[0]);
     }
     if (!Number.isFinite(value)) throw this.#problem(`the number ${match[0]} is too large`);
-    return value;
+    return !isInteger && this.#keepsFloats ? asFloat(value) : value;
   }
 
   #word<T extends JsonValue>(word: string, value: T): T {
@@ -181,6 +208,7 @@ export function writeJson(value: Jsonable): string {
   if (typeof value === 'number') return Number.isFinite(value) ? String(value) : 'null';
   if (typeof value === 'bigint' || typeof value === 'boolean') return String(value);
   if (value === undefined || value === null) return 'null';
+  if (isWholeFloat(value)) return writeWholeFloat(value);
   if (isArray(value)) return `[${value.map(writeJson).join(', ')}]`;
   const written: string[] = [];
   for (const [key, entry] of isMap(value) ? value : Object.entries(value)) {
@@ -200,7 +228,7 @@ export function writeAsciiJson(value: Jsonable): string {
 /** Plain objects for schemas; only for values whose key order does not matter. */
 export function toPlain(value: JsonValue): unknown {
   if (isJsonObject(value)) return Object.fromEntries([...value].map(([key, entry]) => [key, toPlain(entry)]));
-  return isArray(value) ? value.map(toPlain) : value;
+  return isArray(value) ? value.map(toPlain) : withoutFloatMark(value);
 }
 
 function isArray<T>(

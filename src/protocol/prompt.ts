@@ -1,5 +1,5 @@
 /** Shapes of ComfyUI's prompt protocol: prompts, queue, history, events. */
-import type { JsonObject, Jsonable, JsonValue } from './json.js';
+import { isJsonObject, withoutFloatMark, type JsonObject, type Jsonable, type JsonValue } from './json.js';
 
 /** `{ [nodeId]: { class_type, inputs } }` in the order in which it was written. */
 export type Prompt = JsonObject;
@@ -66,7 +66,8 @@ export function historyEntryJson({ item, outputs, meta, status }: HistoryEntry):
 /** A link `[node id, slot]`: a list of exactly two, a text and a number. */
 export function asLink(value: JsonValue | undefined): readonly [string, number] | undefined {
   if (!Array.isArray(value) || value.length !== 2) return undefined;
-  const [id, slot] = value as readonly JsonValue[];
+  const [id, given] = value as readonly JsonValue[];
+  const slot = withoutFloatMark(given);
   return typeof id === 'string' && typeof slot === 'number' ? [id, slot] : undefined;
 }
 
@@ -78,7 +79,14 @@ export function wrapLiteral(value: JsonValue): JsonValue {
   return asLink(value) === undefined ? value : new Map([[LITERAL, value]]);
 }
 
-/** The value of a literal input, unwrapped. */
+/** What a client put into `{"__value__": …}`; once only, as ComfyUI does. */
+export function unwrapLiteral(value: JsonValue): JsonValue {
+  const wrapped = isJsonObject(value) ? value.get(LITERAL) : undefined;
+  return wrapped === undefined ? value : wrapped;
+}
+
+/** The value of a literal input of a validated prompt, where only what looks like a link is still wrapped. */
 export function literalOf(value: JsonValue): JsonValue {
-  return value instanceof Map ? ((value as JsonObject).get(LITERAL) ?? value) : value;
+  const wrapped = isJsonObject(value) ? value.get(LITERAL) : undefined;
+  return asLink(wrapped) === undefined ? value : unwrapLiteral(value);
 }

@@ -49,7 +49,7 @@ export async function createApp(context: ServerContext, guard: GuardOptions): Pr
   await app.register(multipart, { limits: { fileSize: bodyLimit, ...FORM_LIMITS } });
   app.setErrorHandler(handleError);
   const methodsOf = collectRoutes(app);
-  app.setNotFoundHandler(async (request, reply) => {
+  const answerUnknown = async (request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> => {
     if (isOwnRoute(request.url)) throw new BridgeError('NOT_FOUND', `There is no ${request.method} ${request.url}.`);
     if (request.method === 'GET' || request.method === 'HEAD') {
       const file = frontEndFile(context.frontEnd, request.url);
@@ -59,7 +59,8 @@ export async function createApp(context: ServerContext, guard: GuardOptions): Pr
     // Of unknown paths the static files of the front end are the owner, and they are only read.
     const methods = methodsOf(pathOf(request)) ?? ['GET', 'HEAD'];
     return sendText(reply.header('allow', methods.join(',')), 405, '405: Method Not Allowed');
-  });
+  };
+  app.setNotFoundHandler(answerUnknown);
   app.addHook('onRequest', async (request, reply) => {
     const refusal = checkRequest(request.raw, guard);
     if (refusal !== undefined) {
@@ -81,7 +82,8 @@ export async function createApp(context: ServerContext, guard: GuardOptions): Pr
       reply.header('connection', 'close');
       throw bodyTooLarge(bodyLimit);
     } else if (/.\/$/.test(pathOf(request)) && pathOf(request) !== '/api/') {
-      reply.callNotFound();
+      // A slash at the end makes another path.
+      await answerUnknown(request, reply);
     }
   });
   app.addHook('onSend', async (request, reply, payload) => {

@@ -5,7 +5,7 @@ import { extname } from 'node:path';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { sendEmpty } from './reply.js';
 
-/** Types that are safe to show whoever wrote the file; all others are bytes to download. */
+/** Python's names of types that are safe to show whoever wrote the file; all others are bytes to download. */
 const CONTENT_TYPES: Readonly<Record<string, string>> = {
   '.png': 'image/png',
   '.jpg': 'image/jpeg',
@@ -14,21 +14,34 @@ const CONTENT_TYPES: Readonly<Record<string, string>> = {
   '.gif': 'image/gif',
   '.bmp': 'image/bmp',
   '.avif': 'image/avif',
+  '.heic': 'image/heic',
+  '.heif': 'image/heif',
   '.tif': 'image/tiff',
   '.tiff': 'image/tiff',
+  '.ico': 'image/vnd.microsoft.icon',
+  '.ppm': 'image/x-portable-pixmap',
+  '.pgm': 'image/x-portable-graymap',
+  '.pbm': 'image/x-portable-bitmap',
   '.json': 'application/json',
   '.txt': 'text/plain',
+  '.csv': 'text/csv',
+  '.pdf': 'application/pdf',
+  '.zip': 'application/zip',
   '.mp4': 'video/mp4',
   '.webm': 'video/webm',
+  '.mov': 'video/quicktime',
+  '.avi': 'video/x-msvideo',
   '.wav': 'audio/x-wav',
   '.mp3': 'audio/mpeg',
+  '.aac': 'audio/aac',
+  '.opus': 'audio/opus',
   '.flac': 'audio/flac',
 };
 
 /** Types of a front end's own files: programs that the user installed, not content. */
 const PROGRAM_TYPES: Readonly<Record<string, string>> = {
   ...CONTENT_TYPES,
-  '.html': 'text/html; charset=utf-8',
+  '.html': 'text/html',
   '.js': 'text/javascript; charset=utf-8',
   '.mjs': 'text/javascript; charset=utf-8',
   '.css': 'text/css; charset=utf-8',
@@ -44,7 +57,7 @@ const PROGRAM_TYPES: Readonly<Record<string, string>> = {
 
 export interface SendFileOptions {
   readonly headers?: Readonly<Record<string, string>>;
-  /** The file is part of a program, so scripts and pages keep their types. */
+  /** The file is part of a program, so scripts and pages keep their types, and what is missing has one, too. */
   readonly isProgram?: boolean;
 }
 
@@ -56,7 +69,8 @@ export async function sendFile(
   { headers = {}, isProgram = false }: SendFileOptions = {},
 ): Promise<FastifyReply> {
   const stats = await stat(path).catch(() => undefined);
-  if (stats?.isFile() !== true) return sendEmpty(reply, 404);
+  if (stats?.isFile() !== true)
+    return sendEmpty(isProgram ? reply.header('content-type', 'application/octet-stream') : reply, 404);
   const etag = `"${stats.mtimeMs.toString(16)}-${stats.size.toString(16)}"`;
   const type = (isProgram ? PROGRAM_TYPES : CONTENT_TYPES)[extname(path).toLowerCase()] ?? 'application/octet-stream';
   reply

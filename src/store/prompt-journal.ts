@@ -37,7 +37,7 @@ export class PromptJournal implements AsyncDisposable {
     for (const { key, value } of this.#prompts.getRange()) {
       this.#nextKey = key + 1;
       try {
-        const item = readItem(parseJson(value));
+        const item = readItem(parseJson(value, { keepsFloats: true }));
         this.#keys.set(item, key);
         items.push(item);
       } catch (error) {

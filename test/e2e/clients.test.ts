@@ -3,6 +3,7 @@ import { execFile, spawnSync } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { CallWrapper, ComfyApi, PromptBuilder } from '@saintno/comfyui-sdk';
 import { Client } from '@stable-canvas/comfyui-client';
 import { ComfyUIClient } from 'comfy-ui-client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -163,6 +164,74 @@ describe('@stable-canvas/comfyui-client', () => {
       await expectFeatures(await featuresOf(result.prompt_id), 'CLIP-ViT-L-demo');
     } finally {
       client.close();
+    }
+  });
+});
+
+describe('@saintno/comfyui-sdk', () => {
+  const api = async (url: string, id: string): Promise<ComfyApi> => {
+    const client = new ComfyApi(url, id);
+    await client.init(5, 100).waitForReady();
+    return client;
+  };
+
+  it('uploads, runs the workflow, follows it, and gets the preview and the features', async () => {
+    const client = await api(started.url, 'saintno');
+    try {
+      const uploaded = await client.uploadImage(Buffer.from(started.tree.picture), 'client-c.png');
+      if (uploaded === false) throw new Error('the upload was refused');
+      expect(uploaded.info).toMatchObject({ filename: 'client-c.png', type: 'input' });
+      const workflow = new PromptBuilder(encodeWorkflow('client-c.png') as never, [], ['features', 'preview'])
+        .setOutputNode('features', '4' as never)
+        .setOutputNode('preview', '5' as never);
+      const followed: string[] = [];
+      const wrapper = new CallWrapper(client, workflow)
+        .onPending(() => followed.push('pending'))
+        .onOutput((key) => followed.push(`output ${key}`))
+        .onFinished(() => followed.push('finished'));
+      const outputs = (await wrapper.run()) as unknown as Record<string, { images?: SavedFile[]; features?: unknown }>;
+      expect(followed[0]).toBe('pending');
+      expect(followed.at(-1)).toBe('finished');
+      expect(followed).toEqual(expect.arrayContaining(['output features', 'output preview']));
+      const [image] = outputs['preview']?.images ?? [];
+      if (image === undefined) throw new Error('there is no preview');
+      expect((await client.getImage(image)).size).toBeGreaterThan(1000);
+      await expectFeatures(outputs['features']?.features, 'CLIP-ViT-H-demo');
+      expect(Object.keys((await client.getNodeDefs('CLIPVisionEncode')) ?? {})).toEqual(['CLIPVisionEncode']);
+    } finally {
+      client.destroy();
+    }
+  });
+
+  it('interrupts a run, and is told of an error of a node and of a refused prompt', async () => {
+    const client = await api(slowServer.url, 'saintno-slow');
+    // It listens for events only once it has read the answer: the first node gives it the time.
+    let delay = 50;
+    const afterQuick = (prompt: Record<string, object>): object => ({
+      ...prompt,
+      '2': { class_type: 'FxEcho', inputs: { value: ['4', 0] } },
+      // No two alike, or it would come from the cache.
+      '3': { class_type: 'FxSteps', inputs: { steps: 4, delay_ms: (delay += 1), preview: 'none' } },
+      '4': { class_type: 'FxAdd', inputs: { a: ['1', 0], b: ['3', 0] } },
+    });
+    let reported = 0;
+    const failureOf = async (prompt: Record<string, object>): Promise<string> => {
+      const workflow = new PromptBuilder(afterQuick(prompt) as never, [], ['echo']).setOutputNode('echo', '2' as never);
+      let failure = 'none';
+      const wrapper = new CallWrapper(client, workflow).onProgress(() => (reported += 1));
+      await wrapper.onFailed((error) => (failure = error.message)).run();
+      return failure;
+    };
+    try {
+      const interrupted = failureOf(slowWorkflow);
+      while (reported === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+      await client.interrupt();
+      expect(await interrupted).toMatch(/interrupt/i);
+      expect(await failureOf(brokenWorkflow)).toBe('ValueError');
+      expect(await lastStatus()).toBe('execution_error');
+      await expect(client.appendPrompt({ '1': { class_type: 'NoSuchNode', inputs: {} } })).rejects.toBeDefined();
+    } finally {
+      client.destroy();
     }
   });
 });

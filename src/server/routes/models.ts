@@ -71,7 +71,7 @@ export function registerModelRoutes(app: FastifyInstance, { bridge, dialect }: S
 
   app.get(`${prefix}/experiment/models/:folder`, async (request, reply) => {
     const folder = pathText(request, 'folder');
-    if (!paths.has(folder) || NOT_MODELS.has(folder)) return sendEmpty(reply, 404);
+    if (!paths.has(folder)) return sendEmpty(reply, 404);
     const facts: Jsonable[] = [];
     for (const [index, { path }] of paths.folders(folder).entries()) {
       for (const { name, pathIndex, sizeBytes, modifiedMs, createdMs } of await listModelFacts(path, index)) {

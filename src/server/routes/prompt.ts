@@ -108,8 +108,9 @@ function readOptionalBody(raw: unknown, read: () => JsonValue): JsonObject {
 /** Newer servers keep the header with the prompt. */
 function withUsageSource(body: JsonValue, source: string): JsonValue {
   if (!isJsonObject(body)) return body;
-  const given = body.get('extra_data');
-  const extraData = new Map(isJsonObject(given) ? given : []).set('comfy_usage_source', source);
+  const given = body.get('extra_data') ?? undefined;
+  if (given !== undefined && !isJsonObject(given)) return body; // refused further on
+  const extraData = new Map(given).set('comfy_usage_source', source);
   return new Map(body).set('extra_data', extraData);
 }
 

@@ -34,7 +34,7 @@ export function registerUserRoutes(app: FastifyInstance, { bridge, users }: Serv
   const read = async (root: string): Promise<JsonObject> => {
     const file = settingsFile(root);
     try {
-      const settings = parseJson(await readFile(file, 'utf8'));
+      const settings = parseJson(await readFile(file, 'utf8'), { keepsFloats: true });
       if (isJsonObject(settings)) return settings;
     } catch (error) {
       if (systemCodeOf(error) === 'ENOENT') return new Map();

@@ -62,9 +62,8 @@ function previewOptions(preview: string, channel: string): Parameters<typeof enc
   };
 }
 
-/** A file name as it may stand between the quotes of a header: other characters than ASCII percent-encoded. */
+/** A file name between the quotes of a header: its UTF-8 bytes, as ComfyUI sends them. */
 function headerText(name: string): string {
-  return name.replaceAll(/[^\x20-\x7e]|["\\%]/gu, (character) =>
-    character === '%' ? '%' : encodeURIComponent(character),
-  );
+  const bytes = Buffer.from(name).toString('latin1');
+  return bytes.replaceAll(/["\\]/g, '\\$&').replaceAll(/[^\x20-\x7e\x80-\xff]/g, encodeURIComponent);
 }

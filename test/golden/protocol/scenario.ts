@@ -72,7 +72,7 @@ const FLOAT = /^<float:(.+)>$/;
 
 /** A recording. Whole numbers keep all their digits, and floats such as 0.0 of requests the form in which they are sent. */
 export function parseScenario(text: string): Scenario {
-  const marked = text.replaceAll(/"(?:[^"\\]|\\.)*"|-?\d+\.0(?!\d)/g, (token) =>
+  const marked = text.replaceAll(/"(?:[^"\\]|\\.)*"|-?\d+(?:\.0(?!\d)|(?:\.\d+)?[eE][-+]?\d+)/g, (token) =>
     token.startsWith('"') ? token : `"<float:${token}>"`,
   );
   const scenario = scenarioSchema.parse(toPlain(parseJson(marked)));
