@@ -25,7 +25,7 @@ import { INDEX_VERSION, ModelRegistry, type ModelRoot } from './registry/index.j
 import type { InferenceProcess } from './runtime/index.js';
 import { openStore, PromptJournal, type Store } from './store/index.js';
 import { askRunningComfyUI, type RunningComfyUI } from './upstream/index.js';
-import { createVisionServices, type VisionServicesOptions } from './vision-services.js';
+import { createVisionServices, type VisionServices, type VisionServicesOptions } from './vision-services.js';
 import type { VisionEngine } from './vision/index.js';
 import { REGISTRY_SCAN_ENTRY } from './workers/index.js';
 
@@ -92,7 +92,7 @@ export async function createBridge(config: BridgeConfig, outerLogger: Logger): P
 
   const services = createVisionServices({ ...visionOptionsOf(config), dataDirectory: data, logger });
   const { engine: vision, inference } = services;
-  const ipadapter = createIPAdapterServices(inference, vision, paths);
+  const ipadapter = createIPAdapterServices(services, paths);
   const registry = createRegistry({ roots: () => modelRoots(paths), store: services.store, logger });
   await paths.watch((change) => {
     reportChange(change, logger);
@@ -150,12 +150,9 @@ export async function createBridge(config: BridgeConfig, outerLogger: Logger): P
 }
 
 /** IP-Adapters over the user's folders; the command line and the library build them the same way. */
-export function createIPAdapterServices(
-  inference: InferenceProcess,
-  vision: VisionEngine,
-  paths: FolderPaths,
-): IPAdapterServices {
-  const adapters = new AdapterEngine(inference);
+export function createIPAdapterServices(services: VisionServices, paths: FolderPaths): IPAdapterServices {
+  const { engine: vision, inference } = services;
+  const adapters = new AdapterEngine(inference, services);
   const faces = new FaceEngine(inference);
   const references = new ReferenceEncoder(adapters, vision, faces);
   return { adapters, faces, references, folders: adapterFolders(paths) };

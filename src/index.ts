@@ -145,7 +145,7 @@ export class IPAdapterService extends IPAdapterServiceCore implements AsyncDispo
   constructor({ resolver = ComfyUIPathResolver.fromAutoDetect(), ...options }: IPAdapterServiceOptions = {}) {
     const services = visionServicesOf(options);
     const { engine: vision, inference } = services;
-    const adapters = new AdapterEngine(inference);
+    const adapters = new AdapterEngine(inference, services);
     const faces = new FaceEngine(inference);
     const { adapters: adapterFiles, encoders: encoderFiles, facePacks } = adapterFolders(resolver.folderPaths);
     const references = new ReferenceEncoder(adapters, vision, faces);

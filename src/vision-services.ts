@@ -30,6 +30,9 @@ export interface VisionServices extends AsyncDisposable {
   readonly threads: ThreadPool;
   /** Opened when it is first asked for. */
   readonly store: () => Promise<Store>;
+  /** What is remembered between runs; features where they are kept. */
+  readonly memory: () => Promise<Pick<Store, 'fileHashes'> & Partial<Pick<Store, 'features'>>>;
+  readonly logger: Logger;
 }
 
 /** Nobody waits for the process that quantises once it has done so. */
@@ -43,14 +46,15 @@ export function createVisionServices(options: VisionServicesOptions): VisionServ
   const threads = new ThreadPool(THREAD_ENTRY);
   let opened: Promise<Store> | undefined;
   const store = (): Promise<Store> => (opened ??= openStore({ directory: dataDirectory, maxFeatureBytes, logger }));
+  const memory: VisionServices['memory'] = async () => {
+    const { fileHashes, features } = await store();
+    return { fileHashes, ...(maxFeatureBytes > 0 ? { features } : {}) };
+  };
   const engine = new VisionEngine({
     inference,
     threads,
     quantizer: new Quantizer({ directory: join(dataDirectory, 'quantized'), process: quantizing, logger }),
-    memory: async () => {
-      const { fileHashes, features } = await store();
-      return { fileHashes, ...(maxFeatureBytes > 0 ? { features } : {}) };
-    },
+    memory,
     logger,
     maxPending: maxPendingCalls,
     ...(options.device === undefined ? {} : { device: options.device }),
@@ -61,6 +65,8 @@ export function createVisionServices(options: VisionServicesOptions): VisionServ
     inference,
     threads,
     store,
+    memory,
+    logger,
     async [Symbol.asyncDispose]() {
       await quantizing[Symbol.asyncDispose]();
       await inference[Symbol.asyncDispose]();

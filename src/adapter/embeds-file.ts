@@ -12,8 +12,8 @@ import {
   serializeSafetensors,
   type ModelHeader,
 } from '../formats/index.js';
-import { bf16ToF32Array, f16ToF32Array } from '../tensor/float16.js';
-import { elementCount, f32Tensor, type F32Tensor, type Tensor } from '../tensor/tensor.js';
+import { elementCount, type F32Tensor, type Tensor } from '../tensor/tensor.js';
+import { toF32 } from '../tensor/to-f32.js';
 import type { AdapterFeatures } from './engine.js';
 import type { EmbedsProvenance, IPAdapterEmbeds } from './embeds.js';
 
@@ -160,13 +160,6 @@ function checkTensor(stored: Tensor, name: string, label: string): F32Tensor {
   if (tensor === undefined) throw invalid(label, `${name} is not stored as a floating-point number`);
   if (!tensor.data.every(Number.isFinite)) throw invalid(label, `${name} holds values that are no numbers`);
   return tensor;
-}
-
-function toF32(tensor: Tensor): F32Tensor | undefined {
-  if (tensor.dtype === 'F32') return tensor;
-  if (tensor.dtype === 'F64') return f32Tensor(tensor.shape, Float32Array.from(tensor.data));
-  if (tensor.dtype === 'F16') return f32Tensor(tensor.shape, f16ToF32Array(tensor.data));
-  return tensor.dtype === 'BF16' ? f32Tensor(tensor.shape, bf16ToF32Array(tensor.data)) : undefined;
 }
 
 function invalid(label: string, problem: string): ModelFormatError {

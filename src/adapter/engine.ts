@@ -6,13 +6,15 @@
 import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/errors.js';
 import { readModelHeader } from '../formats/index.js';
 import type { Device, InferenceProcess, Progress } from '../runtime/index.js';
-import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
-import type { VisionModel } from '../vision/index.js';
+import { elementCount, f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
+import { joinBatch, type Precision, type VisionModel } from '../vision/index.js';
 import type { ProjectionInput } from './families/index.js';
+import { keysName, valuesName } from './graph.js';
 import { resolveAdapter, type AdapterOptions, type IPAdapterModel } from './model.js';
 import type { NoiseOptions } from './noise.js';
-import { PROJECT_OPERATION, type ProjectReply, type ProjectRequest } from './operation.js';
+import { PROJECT_OPERATION, type ProjectInputs, type ProjectReply, type ProjectRequest } from './operation.js';
 import { PICTURES_OPERATION, type PicturesReply, type PicturesRequest } from './pictures-operation.js';
+import { hashRows, TokenCache, type TokenMemory } from './token-cache.js';
 
 /** What goes into a projection; which of them an adapter takes, its `encoder` and `face` say. All f32. */
 export interface AdapterFeatures {
@@ -35,6 +37,8 @@ export interface ProjectOptions {
   readonly layers?: readonly number[] | 'all';
   /** FaceID-plus v2 only: share of the resampler (IPAdapter_plus: `weight_faceidv2`); default 1. */
   readonly faceIdV2Scale?: number;
+  /** `int8`: the resampler's linear layers in 8 bits, where that is measured to be good enough; others are exact. */
+  readonly precision?: Precision | undefined;
   /** Default `cpu`. */
   readonly device?: Device | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -44,11 +48,22 @@ export interface ProjectOptions {
 /** Pictures of one call at most. */
 const MAX_ROWS = 4096;
 
+/** What one call to the inference process is asked for, beside the rows themselves. */
+type ProjectSettings = Omit<ProjectRequest, 'inputs' | 'tokens' | 'layers'>;
+
+interface CallOptions {
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((progress: Progress) => void) | undefined;
+}
+
 export class AdapterEngine {
   readonly #inference: InferenceProcess;
+  readonly #cache: TokenCache | undefined;
 
-  constructor(inference: InferenceProcess) {
+  /** @param memory Where tokens are kept; without it, every call projects anew. */
+  constructor(inference: InferenceProcess, memory?: TokenMemory) {
     this.#inference = inference;
+    this.#cache = memory === undefined ? undefined : new TokenCache(memory);
   }
 
   /**
@@ -74,23 +89,69 @@ export class AdapterEngine {
   ): Promise<IPAdapterTokens> {
     const layers = options.layers === 'all' ? model.layers : (options.layers ?? []);
     checkLayers(model, layers);
-    const request: ProjectRequest = {
-      path: model.path,
-      isFaceIdV2: model.variant === 'faceid_plus_v2',
-      inputs: checkFeatures(model, features),
-      scale: options.faceIdV2Scale ?? 1,
-      layers,
-      device: options.device ?? 'cpu',
-    };
-    const { signal, onProgress } = options;
-    const reply = (await this.#inference.call(PROJECT_OPERATION, request, { signal, onProgress })) as ProjectReply;
-    const found = layers.map((layer) => {
-      const keys = reply.keyValues[`k.${layer}`];
-      const values = reply.keyValues[`v.${layer}`];
-      if (keys === undefined || values === undefined) throw new BridgeError('INTERNAL', `layer ${layer} is missing`);
-      return [layer, { keys, values }] as const;
+    const inputs = checkFeatures(model, features);
+    const { faceIdV2Scale: scale = 1, precision = 'comfy', device = 'cpu' } = options;
+    const isFaceIdV2 = model.variant === 'faceid_plus_v2';
+    const settings: ProjectSettings = { path: model.path, isFaceIdV2, scale, isInt8: precision === 'int8', device };
+    const rows = Object.values(inputs)[0]?.shape[0] ?? 0;
+    const hashes = await hashRows(inputs, rows);
+    // Black pictures stand against every reference: what is there several times is projected once.
+    const distinct = [...new Set(hashes)];
+    const found = await this.#projectDistinct(model, distinct, pickRows(inputs, hashes, distinct), layers, {
+      settings,
+      options,
     });
-    return { tokens: reply.tokens, layers: new Map(found) };
+    const places = hashes.map((hash) => distinct.indexOf(hash));
+    return {
+      tokens: gatherRows(found.tokens, places),
+      layers: new Map(
+        layers.map((layer) => {
+          const keys = found.keyValues[keysName(layer)];
+          const values = found.keyValues[valuesName(layer)];
+          if (keys === undefined || values === undefined)
+            throw new BridgeError('INTERNAL', `layer ${layer} is missing`);
+          return [layer, { keys: gatherRows(keys, places), values: gatherRows(values, places) }];
+        }),
+      ),
+    };
+  }
+
+  /** Tokens that are kept are not made again; keys and values are made of tokens, wherever these came from. */
+  async #projectDistinct(
+    model: IPAdapterModel,
+    hashes: readonly string[],
+    inputs: ProjectInputs,
+    layers: readonly number[],
+    { settings, options }: { settings: ProjectSettings; options: CallOptions },
+  ): Promise<Omit<ProjectReply, 'stamp'>> {
+    const { isFaceIdV2, isInt8, device, scale } = settings;
+    // Which device `auto` leads to shows only when a model is loaded.
+    const shelf =
+      device === 'auto'
+        ? undefined
+        : await this.#cache?.shelf(model, [isInt8 ? 'int8' : 'exact', device, isFaceIdV2 ? `v2 ${scale}` : '']);
+    const kept = hashes.map((hash) => shelf?.get(hash));
+    const missing = hashes.filter((_hash, i) => kept[i] === undefined);
+    const isNew = missing.length === hashes.length;
+    if (!isNew && missing.length === 0 && layers.length === 0) return { tokens: stack(kept), keyValues: {} };
+    if (missing.length > 0) {
+      const request = { ...settings, inputs: pickRows(inputs, hashes, missing), layers: isNew ? layers : [] };
+      const made = await this.#call(request, options);
+      missing.forEach((hash, i) => {
+        const own = rowAt(made.tokens, i);
+        kept[hashes.indexOf(hash)] = own;
+        // A file that was replaced meanwhile was run as it is now.
+        if (made.stamp === model.stamp) shelf?.put(hash, own);
+      });
+      if (isNew) return made;
+    }
+    const tokens = stack(kept);
+    if (layers.length === 0) return { tokens, keyValues: {} };
+    return this.#call({ ...settings, tokens, layers }, options);
+  }
+
+  async #call(request: ProjectRequest, { signal, onProgress }: CallOptions): Promise<ProjectReply> {
+    return (await this.#inference.call(PROJECT_OPERATION, request, { signal, onProgress })) as ProjectReply;
   }
 
   /**
@@ -146,7 +207,7 @@ function checkLayers(model: IPAdapterModel, layers: readonly number[]): void {
   }
 }
 
-function checkFeatures(model: IPAdapterModel, { image, face }: AdapterFeatures): ProjectRequest['inputs'] {
+function checkFeatures(model: IPAdapterModel, { image, face }: AdapterFeatures): ProjectInputs {
   const inputs: Partial<Record<ProjectionInput, F32Tensor>> = {};
   const { encoder } = model;
   if (encoder !== undefined) {
@@ -197,4 +258,33 @@ function mismatch(model: IPAdapterModel, wanted: string, got: F32Tensor | undefi
   return new BridgeError('PAIR_MISMATCH', `${model.label} takes ${wanted}; got ${given}.`, {
     details: { adapter: model.path, encoder: model.encoder ?? null, face: model.face ?? null, got: got?.shape ?? null },
   });
+}
+
+/** The rows of these hashes, in their order. */
+function pickRows(inputs: ProjectInputs, hashes: readonly string[], wanted: readonly string[]): ProjectInputs {
+  const places = wanted.map((hash) => hashes.indexOf(hash));
+  return Object.fromEntries(Object.entries(inputs).map(([name, tensor]) => [name, gatherRows(tensor, places)]));
+}
+
+/** Rows at these places; the tensor itself where these are all its rows in order. */
+function gatherRows(tensor: F32Tensor, places: readonly number[]): F32Tensor {
+  const [rows = 0, ...rest] = tensor.shape;
+  if (places.length === rows && places.every((place, i) => place === i)) return tensor;
+  const length = elementCount(rest);
+  const data = new Float32Array(places.length * length);
+  places.forEach((place, i) => {
+    data.set(tensor.data.subarray(place * length, (place + 1) * length), i * length);
+  });
+  return f32Tensor([places.length, ...rest], data);
+}
+
+function rowAt({ shape, data }: F32Tensor, row: number): F32Tensor {
+  const rest = shape.slice(1);
+  const length = elementCount(rest);
+  return f32Tensor(rest, data.subarray(row * length, (row + 1) * length));
+}
+
+/** Rows of one shape below one another. */
+function stack(rows: readonly (F32Tensor | undefined)[]): F32Tensor {
+  return joinBatch(rows.flatMap((row) => (row === undefined ? [] : f32Tensor([1, ...row.shape], row.data))));
 }

@@ -3,7 +3,7 @@ import { ModelFormatError } from '../common/errors.js';
 import { GraphBuilder, linear, type Value } from '../onnx/index.js';
 import { buildVersion2, type ProjectionInput } from './families/index.js';
 import type { ResolvedAdapter } from './model.js';
-import { weightValues } from './weight-values.js';
+import { weightValues, type MatrixSource } from './weight-values.js';
 
 /** Name of the projection's output and of the layers' input: f32 `[B, T, C]`. */
 export const TOKENS = 'tokens';
@@ -14,8 +14,15 @@ export const SCALE = 'scale';
 export const keysName = (layer: number): string => `k.${layer}`;
 export const valuesName = (layer: number): string => `v.${layer}`;
 
-/** The projection: features in, image prompt tokens out. */
-export function buildProjectionGraph({ model, family, sizes, keys }: ResolvedAdapter): Uint8Array {
+/**
+ * The projection: features in, image prompt tokens out.
+ *
+ * @param rounded Matrices in another form than the file's.
+ */
+export function buildProjectionGraph(
+  { model, family, sizes, keys }: ResolvedAdapter,
+  rounded?: MatrixSource,
+): Uint8Array {
   const g = new GraphBuilder(model.label);
   const shapes: Readonly<Record<ProjectionInput, readonly (number | string)[]>> = {
     image_embeds: ['batch', sizes.imageWidth ?? 0],
@@ -25,7 +32,7 @@ export function buildProjectionGraph({ model, family, sizes, keys }: ResolvedAda
   const inputs = new Map<ProjectionInput, Value>(
     family.inputs.map((name) => [name, g.input(name, 'F32', shapes[name])]),
   );
-  const build = { g, sizes, weights: weightValues(g, model.path, keys.projection) };
+  const build = { g, sizes, weights: weightValues(g, model.path, keys.projection, rounded) };
   const face = inputs.get('face');
   const states = inputs.get('hidden_states');
   const tokens =

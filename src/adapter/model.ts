@@ -5,9 +5,9 @@
  * whether a FaceID-plus file is of the second version (`plusv2`), and whether a portrait file wants the face's embedding
  * as it is (`unnorm`; also known by its 512 wide input, which no encoder's hidden states have).
  */
-import { basename } from 'node:path';
+import { basename, join } from 'node:path';
 import { ModelFormatError } from '../common/errors.js';
-import type { ModelHeader, TensorInfo } from '../formats/index.js';
+import { stampKey, type ModelHeader, type TensorInfo } from '../formats/index.js';
 import { elementCount, type Shape } from '../tensor/tensor.js';
 import { FAMILIES, type AdapterFamily, type ProjectionSizes, type Projector } from './families/index.js';
 import { layerNumbers, sortKeys, type AdapterKeys } from './keys.js';
@@ -67,6 +67,10 @@ export interface IPAdapterModel {
   readonly projectionParameters: number;
   /** dtypes of the tensors, most bytes first. */
   readonly dtypes: readonly string[];
+  /** Real paths of all files that hold its tensors, the one that was opened first. */
+  readonly files: readonly string[];
+  /** Names the state of these files. */
+  readonly stamp: string;
 }
 
 export interface AdapterOptions {
@@ -124,7 +128,7 @@ export function resolveAdapter(header: ModelHeader, options: AdapterOptions = {}
 }
 
 function describe(
-  { path }: ModelHeader,
+  { path, folder, stamp }: ModelHeader,
   keys: AdapterKeys,
   layers: readonly number[],
   { projector }: AdapterFamily,
@@ -183,6 +187,8 @@ function describe(
     parameters: countParameters(all),
     projectionParameters: countParameters([...projection.values()]),
     dtypes: dtypesOf(all),
+    files: [...new Set([path, ...all.flatMap(({ file }) => (file === undefined ? [] : join(folder, file)))])],
+    stamp: stampKey(stamp),
   };
 }
 

@@ -6,7 +6,7 @@
  * are computed a group of layers at a time, and stay open only where one group is all of them.
  */
 import { throwIfAborted } from '../common/abort.js';
-import { readModelHeader, stampKey } from '../formats/index.js';
+import { readModelHeader } from '../formats/index.js';
 import {
   nextMessages,
   Session,
@@ -19,21 +19,29 @@ import { elementCount, type F32Tensor } from '../tensor/tensor.js';
 import { joinBatch } from '../vision/index.js';
 import type { ProjectionInput } from './families/index.js';
 import { buildLayersGraph, buildProjectionGraph, keysName, SCALE, TOKENS, valuesName } from './graph.js';
+import { openInt8Projection } from './int8-projection.js';
 import { resolveAdapter, type ResolvedAdapter } from './model.js';
 
 /** Name under which the parent calls it. */
 export const PROJECT_OPERATION = 'adapter.project';
 
+/** Each with the same first dimension. */
+export type ProjectInputs = Readonly<Partial<Record<ProjectionInput, F32Tensor>>>;
+
 export interface ProjectRequest {
   /** Real path of the adapter. */
   readonly path: string;
   readonly isFaceIdV2: boolean;
-  /** Each with the same first dimension. */
-  readonly inputs: Readonly<Partial<Record<ProjectionInput, F32Tensor>>>;
+  /** Absent where `tokens` are given. */
+  readonly inputs?: ProjectInputs;
+  /** Tokens that are known already, whose keys and values are wanted: f32 `[B, T, C]`. */
+  readonly tokens?: F32Tensor;
   /** Share of the resampler in FaceID-plus v2. */
   readonly scale: number;
   /** Layers whose keys and values are wanted. */
   readonly layers: readonly number[];
+  /** Round the resampler to 8 bits, where that is measured to be good enough. */
+  readonly isInt8: boolean;
   readonly device: Device;
 }
 
@@ -41,6 +49,8 @@ export interface ProjectReply {
   readonly tokens: F32Tensor;
   /** `k.1`, `v.1`, … of the layers asked for. */
   readonly keyValues: Readonly<Record<string, F32Tensor>>;
+  /** State of the file that it was made from. */
+  readonly stamp: string;
 }
 
 /** Rows per run: keeps memory flat and cancellation prompt. */
@@ -56,10 +66,9 @@ export function createProjectOperation(): Operation {
 
   const acquire = async (
     key: string,
-    { model, folder }: ResolvedAdapter,
-    device: Device,
+    { model }: ResolvedAdapter,
     call: OperationCall,
-    build: () => Uint8Array,
+    load: () => Promise<Session>,
   ): Promise<Session> => {
     const known = open.get(key);
     if (known !== undefined) {
@@ -73,7 +82,7 @@ export function createProjectOperation(): Operation {
       open.delete(oldest);
       await session[Symbol.asyncDispose]();
     }
-    const fresh = await Session.create(build(), { weightsFolder: folder, device });
+    const fresh = await load();
     open.set(key, fresh);
     return fresh;
   };
@@ -83,26 +92,36 @@ export function createProjectOperation(): Operation {
     const request = call.payload as ProjectRequest;
     const header = await readModelHeader(request.path);
     const adapter = resolveAdapter(header, { isFaceIdV2: request.isFaceIdV2 });
-    const key = `${stampKey(header.stamp)} ${adapter.model.variant} ${request.device}`;
-    const session = await acquire(key, adapter, request.device, call, () => buildProjectionGraph(adapter));
-    const tokens = await project(session, adapter, request, call);
+    const { model, folder: weightsFolder } = adapter;
+    const { device, inputs } = request;
+    const key = `${model.stamp} ${model.variant} ${device}`;
+    const loadProjection = async (): Promise<Session> =>
+      request.isInt8 && device === 'cpu'
+        ? (await openInt8Projection(header, adapter, () => checkpoint(call))).session
+        : Session.create(buildProjectionGraph(adapter), { weightsFolder, device });
+    const tokens =
+      request.tokens ??
+      (await project(
+        await acquire(`${key} ${request.isInt8 ? 'int8' : ''}`, adapter, call, loadProjection),
+        adapter,
+        { inputs: inputs ?? {}, scale: request.scale },
+        call,
+      ));
     const keyValues: Record<string, F32Tensor> = {};
     const groups = groupLayers(adapter, request.layers);
     for (const layers of groups) {
       await checkpoint(call);
-      const build = (): Uint8Array => buildLayersGraph(adapter, layers);
+      const load = (): Promise<Session> => Session.create(buildLayersGraph(adapter, layers), { weightsFolder, device });
       const names = layers.flatMap((layer) => [keysName(layer), valuesName(layer)]);
       const isOnlyGroup = groups.length === 1;
-      const layerSession = isOnlyGroup
-        ? await acquire(`${key} layers ${layers.join()}`, adapter, request.device, call, build)
-        : await Session.create(build(), { weightsFolder: adapter.folder, device: request.device });
+      const session = isOnlyGroup ? await acquire(`${key} layers ${layers.join()}`, adapter, call, load) : await load();
       try {
-        for (const [name, tensor] of await layerSession.run({ [TOKENS]: tokens }, names)) keyValues[name] = tensor;
+        for (const [name, tensor] of await session.run({ [TOKENS]: tokens }, names)) keyValues[name] = tensor;
       } finally {
-        if (!isOnlyGroup) await layerSession[Symbol.asyncDispose]();
+        if (!isOnlyGroup) await session[Symbol.asyncDispose]();
       }
     }
-    return { tokens, keyValues } satisfies ProjectReply;
+    return { tokens, keyValues, stamp: model.stamp } satisfies ProjectReply;
   });
 }
 
@@ -115,7 +134,7 @@ async function checkpoint({ signal }: OperationCall): Promise<void> {
 async function project(
   session: Session,
   { model, family }: ResolvedAdapter,
-  { inputs, scale }: ProjectRequest,
+  { inputs, scale }: { readonly inputs: ProjectInputs; readonly scale: number },
   call: OperationCall,
 ): Promise<F32Tensor> {
   const count = inputs[family.inputs[0] ?? 'image_embeds']?.shape[0] ?? 0;

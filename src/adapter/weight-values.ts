@@ -7,13 +7,23 @@ import { isOnnxDType, type GraphBuilder, type LinearWeights, type Value } from '
 export interface WeightValues {
   value(name: string): Value;
   linear(name: string): LinearWeights;
+  /** A linear layer without a bias, by the whole name of its weights. */
+  matrix(name: string): LinearWeights;
   norm(name: string): { weight: Value; bias: Value };
-  /** The first and the second half of a tensor's rows, as values of their own. */
-  halves(name: string): readonly [Value, Value];
+  /** The first and the second half of a matrix's rows, as layers of their own. */
+  halves(name: string): readonly [LinearWeights, LinearWeights];
 }
 
+/** Gives matrices in another form than the file's; undefined for those that stay as they are. */
+export type MatrixSource = (g: GraphBuilder, name: string) => LinearWeights | undefined;
+
 /** @param path Real path of the file; tensors may lie in others of its folder. */
-export function weightValues(g: GraphBuilder, path: string, tensors: ReadonlyMap<string, TensorInfo>): WeightValues {
+export function weightValues(
+  g: GraphBuilder,
+  path: string,
+  tensors: ReadonlyMap<string, TensorInfo>,
+  rounded: MatrixSource = () => undefined,
+): WeightValues {
   const find = (name: string): TensorInfo => {
     const info = tensors.get(name);
     if (info === undefined)
@@ -33,12 +43,17 @@ export function weightValues(g: GraphBuilder, path: string, tensors: ReadonlyMap
   return {
     value,
     linear: (name) => ({ weight: value(`${name}.weight`), bias: value(`${name}.bias`) }),
+    matrix: (name) => rounded(g, name) ?? { weight: value(name) },
     norm: (name) => ({ weight: value(`${name}.weight`), bias: value(`${name}.bias`) }),
     halves(name) {
       const info = find(name);
       const [rows = 0, ...rest] = info.shape;
       const half = { ...info, shape: [rows / 2, ...rest], sizeBytes: info.sizeBytes / 2 };
-      return [load(`${name} first`, half), load(`${name} second`, { ...half, offset: info.offset + half.sizeBytes })];
+      const second = { ...half, offset: info.offset + half.sizeBytes };
+      return [
+        rounded(g, `${name} first`) ?? { weight: load(`${name} first`, half) },
+        rounded(g, `${name} second`) ?? { weight: load(`${name} second`, second) },
+      ];
     },
   };
 }

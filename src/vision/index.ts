@@ -1,5 +1,6 @@
 /** Door of vision/: encoders by content, and encoding. */
 export { VisionEngine, OUTPUT_FIELDS, featureTensors, type VisionInput, type VisionOutput } from './engine.js';
+export type { FeatureMemory } from './feature-cache.js';
 export type { OutputName } from './families/index.js';
 export { joinBatch } from './join.js';
 export { joinEncoded, type EncodedPictures } from './tiles.js';
@@ -12,3 +13,5 @@ export { HASH_FILES_TASK, hashFiles, PREPARE_TASK, preparePictures } from './thr
 export { CLIPVisionEncoderCore, type EncodeImageOptions, type EncoderOptions, type ImageFeatures } from './encoder.js';
 export type { VisionConfig } from './config.js';
 export { presetConfig, writeRandomModel } from './random-model.js';
+export { quantizeMatrix } from './quantization/scheme.js';
+export { WeightsIdentity, type HashMemory } from './weights-identity.js';

@@ -5,13 +5,18 @@
  */
 import { SingleFlight } from '../common/single-flight.js';
 import type { ThreadPool } from '../runtime/index.js';
-import type { VisionModel } from './model.js';
 import { HASH_FILES_TASK } from './thread-tasks.js';
 
 /** Where hashes are remembered. */
 export interface HashMemory {
   get(stamp: string): string | undefined;
   put(stamp: string, sha256: string): Promise<void>;
+}
+
+/** A model as far as its identity goes. */
+interface ModelFiles {
+  readonly stamp: string;
+  readonly files: readonly string[];
 }
 
 export class WeightsIdentity {
@@ -25,12 +30,12 @@ export class WeightsIdentity {
   }
 
   /** What is known already. */
-  known({ stamp }: VisionModel): string | undefined {
+  known({ stamp }: Pick<ModelFiles, 'stamp'>): string | undefined {
     return this.#memory.get(stamp);
   }
 
   /** Reads the files where need be; many may ask at once. @throws {ModelFormatError} `MODEL_UNREADABLE` */
-  async find({ stamp, files }: VisionModel): Promise<string> {
+  async find({ stamp, files }: ModelFiles): Promise<string> {
     return (
       this.#memory.get(stamp) ??
       this.#running.run(stamp, async () => {

@@ -3,7 +3,8 @@
  *
  * A Python that has torch is found by itself, or named by VISION_BRIDGE_TEST_PYTHON. Where there is none, CI=true or
  * VISION_BRIDGE_TEST_VENV=1 makes a virtual environment; otherwise the tests are skipped and say so. With
- * COMFYUI_CHECKOUT they run against that ComfyUI in place of the stand-in.
+ * COMFYUI_CHECKOUT they run against that ComfyUI in place of the stand-in, and a sampler of it runs with image prompts;
+ * IPADAPTER_PLUS_CHECKOUT compares these with IPAdapter_plus.
  */
 import { execFile, spawnSync } from 'node:child_process';
 import { copyFile, mkdir, writeFile } from 'node:fs/promises';
@@ -118,7 +119,14 @@ describe.skipIf(python === undefined)("the pack's Python tests", () => {
   });
   afterAll(() => tree[Symbol.asyncDispose]());
 
-  it.each(['test_client.py', 'test_drop_in.py', 'test_nodes.py', 'test_ipadapter.py', 'test_routes.py'])(
+  it.each([
+    'test_client.py',
+    'test_drop_in.py',
+    'test_nodes.py',
+    'test_ipadapter.py',
+    'test_routes.py',
+    'test_sampling.py',
+  ])(
     '%s passes',
     async (file) => {
       const serve = [
@@ -144,6 +152,6 @@ describe.skipIf(python === undefined)("the pack's Python tests", () => {
         expect.fail(error instanceof Error && 'stderr' in error ? String(error.stderr) : String(error));
       }
     },
-    120_000,
+    300_000,
   );
 });

@@ -131,18 +131,18 @@ export function resample(build: ProjectionBuild, prefix: string, states: Value, 
     const zNormed = layerNorm(g, z, weights.norm(`${layer}.0.norm2`), EPSILON);
     const both = g.op('Concat', [asSequence(xNormed, width), asSequence(zNormed, width)], { axis: 1 });
     const read = g.reshape(both, [-1, width]);
-    const q = linear(g, zNormed, { weight: weights.value(`${layer}.0.to_q.weight`) });
+    const q = linear(g, zNormed, weights.matrix(`${layer}.0.to_q.weight`));
     // The first half of the rows makes keys, the second values.
-    const [k, v] = weights.halves(`${layer}.0.to_kv.weight`).map((weight) => linear(g, read, { weight })) as [
+    const [k, v] = weights.halves(`${layer}.0.to_kv.weight`).map((half) => linear(g, read, half)) as [
       Value,
       Value,
     ];
     const found = attention(g, asSequence(q, mixed), asSequence(k, mixed), asSequence(v, mixed), heads);
-    const output = linear(g, g.reshape(found, [-1, mixed]), { weight: weights.value(`${layer}.0.to_out.weight`) });
+    const output = linear(g, g.reshape(found, [-1, mixed]), weights.matrix(`${layer}.0.to_out.weight`));
     z = g.op('Add', [z, output]);
     const normed = layerNorm(g, z, weights.norm(`${layer}.1.0`), EPSILON);
-    const wide = activation(g, linear(g, normed, { weight: weights.value(`${layer}.1.1.weight`) }), 'gelu');
-    z = g.op('Add', [z, linear(g, wide, { weight: weights.value(`${layer}.1.3.weight`) })]);
+    const wide = activation(g, linear(g, normed, weights.matrix(`${layer}.1.1.weight`)), 'gelu');
+    z = g.op('Add', [z, linear(g, wide, weights.matrix(`${layer}.1.3.weight`))]);
   }
   const projected = linear(g, z, weights.linear(`${prefix}proj_out`));
   return g.reshape(layerNorm(g, projected, weights.norm(`${prefix}norm_out`), EPSILON), [-1, tokens, contextWidth]);

@@ -25,10 +25,9 @@ export async function openAdapterRooms(command: Command, logger: Logger): Promis
     dataDirectory: dataDirectoryOf(config),
     logger,
   });
-  const { engine: vision, inference } = services;
   return {
-    vision,
-    ipadapter: createIPAdapterServices(inference, vision, paths),
+    vision: services.engine,
+    ipadapter: createIPAdapterServices(services, paths),
     async [Symbol.asyncDispose]() {
       await services[Symbol.asyncDispose]();
       await paths[Symbol.asyncDispose]();

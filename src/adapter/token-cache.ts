@@ -1,0 +1,108 @@
+/**
+ * Image prompt tokens of single pictures, kept by content.
+ *
+ * A key is made of all that tokens depend on: the features as they go into the projection, the adapter's weights, the
+ * precision, the device, and FaceID's settings. Two names of one adapter, or embeds that came from a file and those that
+ * were just made, share their tokens.
+ */
+import { createHash, webcrypto } from 'node:crypto';
+import { messageOf } from '../common/errors.js';
+import type { Logger } from '../common/logger.js';
+import { readStampKey } from '../formats/index.js';
+import type { ThreadPool } from '../runtime/index.js';
+import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+import { WeightsIdentity, type FeatureMemory, type HashMemory } from '../vision/index.js';
+import type { IPAdapterModel } from './model.js';
+
+/** What tokens are remembered with. */
+export interface TokenMemory {
+  readonly memory: () => Promise<{ readonly fileHashes: HashMemory; readonly features?: FeatureMemory }>;
+  readonly threads: ThreadPool;
+  readonly logger: Logger;
+}
+
+/** Tokens of one adapter under one setting. */
+export interface TokenShelf {
+  /** `[T, C]` of features with this hash. */
+  get(features: string): F32Tensor | undefined;
+  /** Keeps tokens; its failure is nobody's. */
+  put(features: string, tokens: F32Tensor): void;
+}
+
+/** Raised when the same inputs give other numbers than before. */
+const TOKENS_VERSION = 1;
+
+export class TokenCache {
+  readonly #parts: TokenMemory;
+  #opened: Promise<{ identity: WeightsIdentity; features: FeatureMemory | undefined }> | undefined;
+
+  constructor(parts: TokenMemory) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Undefined where tokens are not kept, while the weights are still being read to learn which they are, and for a file
+   * that was replaced since it was opened.
+   */
+  async shelf(model: IPAdapterModel, settings: readonly string[]): Promise<TokenShelf | undefined> {
+    const { identity, features } = await (this.#opened ??= this.#open());
+    if (features === undefined || (await currentStamp(model.path)) !== model.stamp) return undefined;
+    const weights = identity.known(model);
+    if (weights === undefined) {
+      this.#keep(identity.find(model));
+      return undefined;
+    }
+    const keyOf = (hash: string): string =>
+      createHash('sha256')
+        .update(['tokens', TOKENS_VERSION, weights, ...settings, hash].join('\n'))
+        .digest('hex');
+    return {
+      get: (hash) => unpack(features.get(keyOf(hash)), model.tokenWidth),
+      put: (hash, { data }) => {
+        this.#keep(features.put(keyOf(hash), new Uint8Array(data.buffer, data.byteOffset, data.byteLength)));
+      },
+    };
+  }
+
+  async #open(): Promise<{ identity: WeightsIdentity; features: FeatureMemory | undefined }> {
+    const { fileHashes, features } = await this.#parts.memory();
+    return { identity: new WeightsIdentity(fileHashes, this.#parts.threads), features };
+  }
+
+  #keep(work: Promise<unknown>): void {
+    work.catch((error: unknown) => {
+      this.#parts.logger.warn({ reason: messageOf(error) }, 'image prompt tokens of this adapter are not kept');
+    });
+  }
+}
+
+/** Names what goes into a projection, for every row: equal names, equal tokens. */
+export async function hashRows(inputs: Readonly<Record<string, F32Tensor>>, rows: number): Promise<string[]> {
+  const named = Object.entries(inputs).sort(([a], [b]) => (a < b ? -1 : 1));
+  const hashRow = async (row: number): Promise<string> => {
+    const parts = named.map(async ([name, { shape, data }]) => {
+      const length = data.length / rows;
+      // On a thread of its own: hidden states have more than a megabyte.
+      const digest = await webcrypto.subtle.digest('SHA-256', data.slice(row * length, (row + 1) * length));
+      return `${name} ${shape.slice(1).join('x')} ${Buffer.from(digest).toString('hex')}`;
+    });
+    return (await Promise.all(parts)).join('\n');
+  };
+  return Promise.all(Array.from({ length: rows }, (_none, row) => hashRow(row)));
+}
+
+/** Values alone, little-endian: an adapter knows how wide its tokens are. */
+function unpack(bytes: Uint8Array | undefined, width: number): F32Tensor | undefined {
+  if (bytes === undefined || bytes.byteLength === 0 || bytes.byteLength % (4 * width) !== 0) return undefined;
+  const values = new Float32Array(bytes.byteLength / 4);
+  new Uint8Array(values.buffer).set(bytes);
+  return f32Tensor([values.length / width, width], values);
+}
+
+async function currentStamp(path: string): Promise<string | undefined> {
+  try {
+    return await readStampKey(path);
+  } catch {
+    return undefined; // opening it says what is wrong
+  }
+}
