@@ -23,7 +23,13 @@ import {
 } from './library/index.js';
 import { createNodes, type IPAdapterServices } from './nodes/index.js';
 import { FolderPaths, type FileArea, type PathsChange } from './paths/index.js';
-import { BackgroundHashing, INDEX_VERSION, ModelRegistry, type ModelRoot, type RegistryTables } from './registry/index.js';
+import {
+  BackgroundHashing,
+  INDEX_VERSION,
+  ModelRegistry,
+  type ModelRoot,
+  type RegistryTables,
+} from './registry/index.js';
 import type { InferenceProcess } from './runtime/index.js';
 import { openStore, PromptJournal, type Store } from './store/index.js';
 import { askRunningComfyUI, type RunningComfyUI } from './upstream/index.js';
@@ -136,7 +142,10 @@ export async function createBridge(config: BridgeConfig, outerLogger: Logger): P
     workers: registry.workers,
     files: () => registry.files(),
     isBusy: () =>
-      queue.remaining > 0 || inference.state.pendingCalls > 0 || nodeCalls.running > 0 || registry.progress.state !== 'done',
+      queue.remaining > 0 ||
+      inference.state.pendingCalls > 0 ||
+      nodeCalls.running > 0 ||
+      registry.progress.state !== 'done',
     logger,
   });
   return {

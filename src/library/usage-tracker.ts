@@ -69,7 +69,10 @@ export class UsageTracker implements AsyncDisposable {
   }
 
   /** Looks at what is new, and counts. @throws {BridgeError} `CANCELLED` */
-  async usage(entries: readonly ModelEntry[], { signal }: { readonly signal?: AbortSignal } = {}): Promise<TrackedUsage> {
+  async usage(
+    entries: readonly ModelEntry[],
+    { signal }: { readonly signal?: AbortSignal } = {},
+  ): Promise<TrackedUsage> {
     const { comfyuiUrl, outputDirectory } = this.#options;
     const problems: string[] = [];
     try {

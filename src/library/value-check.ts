@@ -18,7 +18,8 @@ export async function findValueIssues(
 ): Promise<HealthIssue[]> {
   const files = new Map<string, ModelEntry>();
   for (const entry of entries)
-    if (entry.row?.status === 'ok' && entry.row.format !== 'onnx' && !files.has(entry.file)) files.set(entry.file, entry);
+    if (entry.row?.status === 'ok' && entry.row.format !== 'onnx' && !files.has(entry.file))
+      files.set(entry.file, entry);
   const total = [...files.values()].reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
   const issues: HealthIssue[] = [];
   let done = 0;
@@ -46,7 +47,10 @@ export async function findValueIssues(
   return issues;
 }
 
-function issueOf({ path }: ModelEntry, { nan, infinite, badTensors, checkedTensors, tensors }: ValueCheck): HealthIssue {
+function issueOf(
+  { path }: ModelEntry,
+  { nan, infinite, badTensors, checkedTensors, tensors }: ValueCheck,
+): HealthIssue {
   const named = tensors.slice(0, NAMED).map((tensor) => `${tensor.name} (${amounts(tensor)})`);
   const more = badTensors > NAMED ? `, and ${badTensors - NAMED} more` : '';
   return {

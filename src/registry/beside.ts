@@ -1,16 +1,16 @@
 /**
- * What lies beside the models, and which of them are parts of one: found after a scan, in a thread, without holding up
- * anybody. Sidecars are read once for every state of them.
+ * What lies beside the models, and which of them are parts of one: found after a scan, a little at a time, without
+ * holding up anybody. Sidecars are read once for every state of them.
  */
 import { basename, dirname } from 'node:path';
 import { throwIfAborted } from '../common/abort.js';
-import { BridgeError, messageOf } from '../common/errors.js';
+import { BridgeError, ModelFormatError, messageOf } from '../common/errors.js';
 import type { ModelIndexStore, Table } from '../store/index.js';
 import type { ModelHashes } from './hashes.js';
 import type { ModelEntry } from './registry.js';
 import type { ModelRow } from './row.js';
 import { gatherShards } from './shards.js';
-import type { FolderBeside, ShardIndex, SidecarClaims } from './sidecars.js';
+import { listBeside, readSidecar, type FolderBeside, type ShardIndex, type SidecarClaims } from './sidecars.js';
 import type { FileWorkers } from './whole-files/workers.js';
 
 /** What is claimed of a model by the files beside it. */
@@ -32,8 +32,10 @@ export interface BesideOptions {
   readonly openSidecars: () => Promise<Table<SidecarClaims | null>>;
 }
 
-/** A message between threads holds so many folders, or sidecars: few enough that cancelling is quick. */
-const PER_REQUEST = 256;
+const READS_AT_ONCE = 4;
+const PER_WRITE = 256;
+/** A folder that takes longer to list hangs. */
+const MAX_LIST_MS = 20_000;
 /** Sidecars that are gone are dropped when there are so many more entries than living ones. */
 const MAX_DEAD = 50_000;
 
@@ -42,6 +44,8 @@ export class BesideModels {
   #beside: ReadonlyMap<string, ModelBeside> = new Map();
   #indexes: ReadonlyMap<string, readonly ShardIndex[]> = new Map();
   #index: ModelIndexStore<ModelRow, ModelHashes> | undefined;
+  /** A listing that hangs holds one of the few threads that Node has for files: until it ends, no other is begun. */
+  #hanging: Promise<unknown> | undefined;
   /** Models in several files whose parts cannot be read together. */
   readonly #failed = new Map<string, ModelRow>();
 
@@ -67,14 +71,19 @@ export class BesideModels {
     });
   }
 
+  /** What was found out about models in several files is known from then on. */
+  async open(): Promise<void> {
+    this.#index ??= await this.#options.openIndex();
+  }
+
   /** Looks at the folders of these files again. Resolves to whether answers may have changed. */
   async update(files: readonly ModelEntry[], signal: AbortSignal): Promise<boolean> {
-    this.#index ??= await this.#options.openIndex();
+    await this.open();
     const folders = [...new Set(files.map(({ path }) => dirname(path)))];
     const found: FolderBeside[] = [];
-    for (let at = 0; at < folders.length; at += PER_REQUEST) {
-      const input = { folders: folders.slice(at, at + PER_REQUEST) };
-      found.push(...(await this.#options.workers.run('listBeside', input, { signal })));
+    for (const folder of folders) {
+      throwIfAborted(signal);
+      found.push(await this.#list(folder));
     }
     const before = JSON.stringify([[...this.#beside], [...this.#indexes]]);
     this.#indexes = new Map(
@@ -83,6 +92,25 @@ export class BesideModels {
     this.#beside = await this.#readSidecars(found, signal);
     const hasJoined = await this.#join(files, signal);
     return hasJoined || before !== JSON.stringify([[...this.#beside], [...this.#indexes]]);
+  }
+
+  /** @throws {ModelFormatError} `MODEL_UNREADABLE` when the folder, or one before it, does not answer */
+  async #list(folder: string): Promise<FolderBeside> {
+    const hangs = new ModelFormatError('MODEL_UNREADABLE', `${folder} does not answer.`, { details: { folder } });
+    if (this.#hanging !== undefined) throw hangs;
+    const listing = listBeside(folder);
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_resolve, reject) => {
+      timer = setTimeout(() => {
+        this.#hanging = listing.finally(() => (this.#hanging = undefined));
+        reject(hangs);
+      }, MAX_LIST_MS);
+    });
+    try {
+      return await Promise.race([listing, late]);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   async #readSidecars(found: readonly FolderBeside[], signal: AbortSignal): Promise<Map<string, ModelBeside>> {
@@ -96,13 +124,17 @@ export class BesideModels {
         if (known === undefined) unknown.push(sidecar);
         else claims.set(sidecar.key, known);
       }
-      for (let at = 0; at < unknown.length; at += PER_REQUEST) {
-        const batch = unknown.slice(at, at + PER_REQUEST);
-        const paths = batch.map(({ path }) => path);
-        const read = await this.#options.workers.run('readSidecars', { paths }, { signal });
-        const entries = batch.map(({ key }, i) => [key, read[i] ?? null] as const);
-        for (const [key, value] of entries) claims.set(key, value);
-        await table.put(entries);
+      for (let at = 0; at < unknown.length; at += PER_WRITE) {
+        const read: (readonly [string, SidecarClaims | null])[] = [];
+        const batch = unknown.slice(at, at + PER_WRITE);
+        for (let i = 0; i < batch.length; i += READS_AT_ONCE) {
+          throwIfAborted(signal);
+          const some = batch.slice(i, i + READS_AT_ONCE);
+          const told = await Promise.all(some.map(({ path }) => readSidecar(path)));
+          some.forEach(({ key }, n) => read.push([key, told[n] ?? null]));
+        }
+        for (const [key, value] of read) claims.set(key, value);
+        await table.put(read);
       }
       if (table.count > claims.size * 2 + MAX_DEAD)
         await table.remove([...table.entries()].flatMap(({ key }) => (claims.has(key) ? [] : [key])));

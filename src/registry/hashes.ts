@@ -8,7 +8,6 @@
 import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { crc32 } from 'node:zlib';
-import { createBLAKE3 } from 'hash-wasm';
 
 export interface ModelHashes {
   readonly sha256: string;
@@ -38,6 +37,8 @@ export async function hashModel(path: string, { dataStart, onChunk }: HashOption
   const whole = createHash('sha256');
   const early = createHash('sha256');
   const tensors = dataStart === undefined ? undefined : createHash('sha256');
+  // Loaded when needed: a large module, and the threads of a scan load this room too.
+  const { createBLAKE3 } = await import('hash-wasm');
   const blake = await createBLAKE3();
   blake.init();
   let checksum = 0;

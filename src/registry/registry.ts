@@ -277,6 +277,7 @@ export class ModelRegistry implements AsyncDisposable {
     const roots = groupByPath(this.#options.roots());
     for (const path of this.#roots.keys()) if (!roots.has(path)) this.#roots.delete(path);
     this.#report({ state: 'walking', files: 0, known: 0, readBytes: 0 });
+    await this.#beside.open();
     const pass = new ScanPass(await openIndex(), this.#threads, (progress) => {
       this.#report({ ...progress, state: 'reading' });
     });

@@ -158,11 +158,7 @@ function isRead({ row }: ModelEntry): boolean {
 }
 
 /** A model with a part missing or broken is as broken as that. */
-function brokenRow(
-  parts: readonly ModelEntry[],
-  missing: readonly string[],
-  expected: number,
-): ModelRow | undefined {
+function brokenRow(parts: readonly ModelEntry[], missing: readonly string[], expected: number): ModelRow | undefined {
   const format = parts[0]?.row?.format;
   const about = format === undefined ? {} : { format };
   if (missing.length > 0) {

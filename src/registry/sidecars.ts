@@ -2,11 +2,11 @@
  * What other programs wrote beside a model: the files of LoRA-Manager, Civitai helpers, StabilityMatrix and others, the
  * pictures, and the tables of models in several files.
  *
- * All of it is a claim: it was true of some file once. Read bounded, in a thread, never written.
+ * All of it is a claim: it was true of some file once. Read bounded, never written.
  *
  * Source: the documents of these programs, and Civitai's `/api/v1/model-versions`, whose answers most of them keep.
  */
-import { closeSync, fstatSync, openSync, readdirSync, readSync, statSync } from 'node:fs';
+import { open, readdir, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { stampKey, stampOf } from '../formats/index.js';
 import { baseFromName } from './classify/metadata.js';
@@ -57,7 +57,7 @@ export interface FolderBeside {
 }
 
 const MAX_SIDECAR_BYTES = 4 * 2 ** 20;
-const MAX_INDEX_BYTES = 32 * 2 ** 20;
+const MAX_INDEX_BYTES = 8 * 2 ** 20;
 const MAX_SHARDS = 1000;
 const MAX_TEXT = 1000;
 const MAX_WORDS = 100;
@@ -83,25 +83,21 @@ const FORMS: readonly {
 ];
 
 /** Looks at one folder, without its subfolders. A folder that cannot be listed has nothing. */
-export function listBeside(folder: string): FolderBeside {
-  let names: readonly string[];
-  try {
-    names = readdirSync(folder);
-  } catch {
-    return { folder, models: [], indexes: [] };
-  }
+export async function listBeside(folder: string): Promise<FolderBeside> {
+  const names = await readdir(folder).catch((): string[] => []);
   const all = new Set(names);
   const models: FoundBeside[] = [];
   const indexes: ShardIndex[] = [];
   for (const name of names) {
-    if (INDEX_NAME.test(name)) indexes.push(readIndex(join(folder, name)));
+    if (INDEX_NAME.test(name)) indexes.push(await readIndex(join(folder, name)));
     if (!MODEL_NAME.test(name)) continue;
     const stem = name.slice(0, -extname(name).length);
-    const sidecars = FORMS.flatMap(({ ending, isOfWholeName }) => {
+    const sidecars: FoundSidecar[] = [];
+    for (const { ending, isOfWholeName } of FORMS) {
       const beside = (isOfWholeName === true ? name : stem) + ending;
-      const found = all.has(beside) ? stateOf(join(folder, beside)) : undefined;
-      return found === undefined ? [] : [found];
-    });
+      const found = all.has(beside) ? await stateOf(join(folder, beside)) : undefined;
+      if (found !== undefined) sidecars.push(found);
+    }
     const preview = PICTURE_STEMS.flatMap((part) => PICTURE_ENDINGS.map((ending) => stem + part + ending)).find(
       (candidate) => all.has(candidate),
     );
@@ -111,9 +107,9 @@ export function listBeside(folder: string): FolderBeside {
   return { folder, models, indexes };
 }
 
-function stateOf(path: string): FoundSidecar | undefined {
+async function stateOf(path: string): Promise<FoundSidecar | undefined> {
   try {
-    const stats = statSync(path);
+    const stats = await stat(path);
     return stats.isFile() ? { path, key: stampKey(stampOf(stats)) } : undefined;
   } catch {
     return undefined; // removed meanwhile, or a link that leads nowhere
@@ -121,23 +117,27 @@ function stateOf(path: string): FoundSidecar | undefined {
 }
 
 /** Names of a table's files. A table that cannot be used says why. */
-function readIndex(path: string): ShardIndex {
-  const json = readJson(path, MAX_INDEX_BYTES);
+async function readIndex(path: string): Promise<ShardIndex> {
+  const json = await readJson(path, MAX_INDEX_BYTES);
   const map = objectOf(json?.['weight_map']);
   if (map === undefined) return { path, files: [], problem: 'it has no table "weight_map" of tensor and file names' };
   const files = new Set<string>();
   for (const file of Object.values(map)) if (typeof file === 'string') files.add(file);
   const outside = [...files].find((name) => name === '' || name === '.' || name === '..' || /[/\\\0:]/.test(name));
   if (outside !== undefined)
-    return { path, files: [], problem: `it names ${JSON.stringify(outside.slice(0, 100))}, which is no file beside it` };
+    return {
+      path,
+      files: [],
+      problem: `it names ${JSON.stringify(outside.slice(0, 100))}, which is no file beside it`,
+    };
   if (files.size > MAX_SHARDS) return { path, files: [], problem: `it names ${files.size} files` };
   return { path, files: [...files].sort() };
 }
 
 /** What a sidecar claims; undefined for one that cannot be read or is something else. */
-export function readSidecar(path: string): SidecarClaims | undefined {
+export async function readSidecar(path: string): Promise<SidecarClaims | undefined> {
   const form = FORMS.find(({ ending }) => path.endsWith(ending));
-  const json = form === undefined ? undefined : readJson(path, MAX_SIDECAR_BYTES);
+  const json = form === undefined ? undefined : await readJson(path, MAX_SIDECAR_BYTES);
   if (form === undefined || json === undefined) return undefined;
   const claims = form.read(json);
   return claims === undefined || Object.keys(claims).length === 0 ? undefined : claims;
@@ -145,19 +145,20 @@ export function readSidecar(path: string): SidecarClaims | undefined {
 
 type Json = Readonly<Record<string, unknown>>;
 
-function readJson(path: string, maxBytes: number): Json | undefined {
-  let file: number | undefined;
+async function readJson(path: string, maxBytes: number): Promise<Json | undefined> {
   try {
-    file = openSync(path, 'r');
-    const stats = fstatSync(file);
-    if (!stats.isFile() || stats.size > maxBytes) return undefined;
-    const bytes = Buffer.alloc(stats.size);
-    const count = readSync(file, bytes, 0, bytes.length, 0);
-    return objectOf(JSON.parse(bytes.toString('utf8', 0, count).replace(/^\uFEFF/, '')));
+    const file = await open(path, 'r');
+    try {
+      const stats = await file.stat();
+      if (!stats.isFile() || stats.size > maxBytes) return undefined;
+      const bytes = Buffer.alloc(stats.size);
+      const { bytesRead } = await file.read(bytes, 0, bytes.length, 0);
+      return objectOf(JSON.parse(bytes.toString('utf8', 0, bytesRead).replace(/^\uFEFF/, '')));
+    } finally {
+      await file.close();
+    }
   } catch {
-    return undefined;
-  } finally {
-    if (file !== undefined) closeSync(file);
+    return undefined; // gone, not allowed, or no JSON: it tells nothing
   }
 }
 

@@ -94,7 +94,8 @@ function requireOneFile({ path, shards }: ModelEntry): void {
 }
 
 function sumChecks(checks: readonly ValueCheck[]): ValueCheck {
-  const sum = (value: (check: ValueCheck) => number): number => checks.reduce((total, check) => total + value(check), 0);
+  const sum = (value: (check: ValueCheck) => number): number =>
+    checks.reduce((total, check) => total + value(check), 0);
   const unchecked: Record<string, number> = {};
   for (const check of checks)
     for (const [dtype, count] of Object.entries(check.unchecked)) unchecked[dtype] = (unchecked[dtype] ?? 0) + count;

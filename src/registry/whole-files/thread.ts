@@ -1,16 +1,15 @@
 /**
- * What a thread does that reads files whole, or looks beside them: one piece of work at a time.
+ * What a thread does that reads files whole, or many headers together: one piece of work at a time.
  *
  * Work of low priority waits after each chunk for as long as the chunk took, and stops altogether while it is told to.
  */
 import { statSync } from 'node:fs';
 import { setPriority } from 'node:os';
-import { setTimeout as sleep, setImmediate as nextTurn } from 'node:timers/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parentPort } from 'node:worker_threads';
 import { BridgeError, messageOf, type ErrorCode } from '../../common/errors.js';
 import { hashModel, type ModelHashes } from '../hashes.js';
 import { joinShards, type JoinedShards } from '../shards.js';
-import { listBeside, readSidecar, type FolderBeside, type SidecarClaims } from '../sidecars.js';
 import { rowKey } from '../row.js';
 import { checkValues, type ValueCheck } from '../values.js';
 import type { ModelFormat } from '../read-model.js';
@@ -24,11 +23,6 @@ export interface FileTasks {
   readonly checkValues: {
     readonly input: { readonly path: string; readonly format: ModelFormat };
     readonly output: Kept<ValueCheck>;
-  };
-  readonly listBeside: { readonly input: { readonly folders: readonly string[] }; readonly output: FolderBeside[] };
-  readonly readSidecars: {
-    readonly input: { readonly paths: readonly string[] };
-    readonly output: (SidecarClaims | undefined)[];
   };
   readonly joinShards: { readonly input: { readonly paths: readonly string[] }; readonly output: JoinedShards };
 }
@@ -76,7 +70,8 @@ export function serveFileWork(): void {
     try {
       tell({ type: 'done', output: await TASKS[task](input as never, onChunk) });
     } catch (error) {
-      const { code, details } = error instanceof BridgeError ? error : { code: 'MODEL_UNREADABLE' as const, details: {} };
+      const { code, details } =
+        error instanceof BridgeError ? error : { code: 'MODEL_UNREADABLE' as const, details: {} };
       tell({ type: 'failed', code, message: messageOf(error), details });
     }
   };
@@ -106,15 +101,6 @@ const TASKS: {
 } = {
   hash: ({ path, dataStart }, onChunk) => ofOneState(path, () => hashModel(path, { dataStart, onChunk })),
   checkValues: ({ path, format }, onChunk) => ofOneState(path, () => checkValues(path, format, onChunk)),
-  listBeside: ({ folders }) => folders.map(listBeside),
-  async readSidecars({ paths }) {
-    const claims = [];
-    for (const path of paths) {
-      claims.push(readSidecar(path));
-      await nextTurn();
-    }
-    return claims;
-  },
   joinShards: ({ paths }) => joinShards(paths),
 };
 
@@ -129,4 +115,3 @@ async function ofOneState<T>(path: string, read: () => Promise<T>): Promise<Kept
   if (stateOf() === key) return { value, key };
   throw new BridgeError('MODEL_UNREADABLE', `${path} changed while it was read.`, { details: { path } });
 }
-

@@ -2,12 +2,7 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import {
-  findIssues,
-  pairModels,
-  readWorkflowFile,
-  resolveWorkflow,
-} from '../../../src/library/index.js';
+import { findIssues, pairModels, readWorkflowFile, resolveWorkflow } from '../../../src/library/index.js';
 import { encodePng } from '../../../src/image/index.js';
 import { parseJson, writeJson } from '../../../src/protocol/json.js';
 import { f32Tensor } from '../../../src/tensor/tensor.js';
