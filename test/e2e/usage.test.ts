@@ -134,5 +134,5 @@ describe('usage', () => {
     expect(printed.used.find(({ name }) => name === ENCODER)?.count).toBe(134);
     const answer = await (await fetch(`${comfyui.url}/bridge/v1/usage?wait=true`)).json();
     expect(answer).toMatchObject({ comfyuiUrl: null, runs: 0, problems: [] });
-  });
+  }, 120_000);
 });

@@ -181,7 +181,7 @@ describe('a model in several files', () => {
     await using again = tree.reopen();
     await again.registry.scan();
     expect(again.registry.entries()).toMatchObject([{ row: { encoder: 'clip-vit-h-14' } }]);
-  });
+  }, 120_000);
 
   it('with a part missing is incomplete, and doctor names what to download', async () => {
     await write([1, 3]);
