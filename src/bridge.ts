@@ -17,17 +17,25 @@ import {
   isComfyUIInstallation,
   modelRoots,
   notFound,
+  UsageTracker,
   type ComfyUIInstallation,
+  type UsageTables,
 } from './library/index.js';
 import { createNodes, type IPAdapterServices } from './nodes/index.js';
 import { FolderPaths, type FileArea, type PathsChange } from './paths/index.js';
-import { INDEX_VERSION, ModelRegistry, type ModelRoot } from './registry/index.js';
+import {
+  BackgroundHashing,
+  INDEX_VERSION,
+  ModelRegistry,
+  type ModelRoot,
+  type RegistryTables,
+} from './registry/index.js';
 import type { InferenceProcess } from './runtime/index.js';
 import { openStore, PromptJournal, type Store } from './store/index.js';
 import { askRunningComfyUI, type RunningComfyUI } from './upstream/index.js';
 import { createVisionServices, type VisionServices, type VisionServicesOptions } from './vision-services.js';
 import type { VisionEngine } from './vision/index.js';
-import { REGISTRY_SCAN_ENTRY } from './workers/index.js';
+import { REGISTRY_FILES_ENTRY, REGISTRY_SCAN_ENTRY } from './workers/index.js';
 
 export interface Bridge extends AsyncDisposable {
   readonly config: BridgeConfig;
@@ -49,6 +57,10 @@ export interface Bridge extends AsyncDisposable {
   readonly nodeCalls: NodeCaller;
   /** All model files; its first scan begins when it is first asked for. */
   readonly registry: ModelRegistry;
+  /** Which models are used; follows a running ComfyUI from `startBackground` on. */
+  readonly usage: UsageTracker;
+  /** Begins what a server does by itself: the first scan, counting uses, and hashing where the flags ask for it. */
+  startBackground(): void;
 }
 
 /** Encodes that may wait for the inference process. */
@@ -94,6 +106,11 @@ export async function createBridge(config: BridgeConfig, outerLogger: Logger): P
   const { engine: vision, inference } = services;
   const ipadapter = createIPAdapterServices(services, paths);
   const registry = createRegistry({ roots: () => modelRoots(paths), store: services.store, logger });
+  const usage = createUsageTracker(services.store, {
+    outputDirectory: paths.outputDirectory,
+    comfyuiUrl: config.comfyuiUrl,
+    logger,
+  });
   await paths.watch((change) => {
     reportChange(change, logger);
     if (registry.progress.state !== 'idle') {
@@ -119,6 +136,18 @@ export async function createBridge(config: BridgeConfig, outerLogger: Logger): P
     maxHistory: config.maxHistory,
     ...(journal === undefined ? {} : { journal }),
   });
+  const nodeCalls = new NodeCaller(nodes);
+  const hashing = new BackgroundHashing({
+    contents: registry.contents,
+    workers: registry.workers,
+    files: () => registry.files(),
+    isBusy: () =>
+      queue.remaining > 0 ||
+      inference.state.pendingCalls > 0 ||
+      nodeCalls.running > 0 ||
+      registry.progress.state !== 'done',
+    logger,
+  });
   return {
     config,
     logger,
@@ -136,12 +165,21 @@ export async function createBridge(config: BridgeConfig, outerLogger: Logger): P
       if (unfinished.length > 0) logger.info({ prompts: unfinished.length }, 'accepted prompts of the last run go on');
       queue.restore(unfinished);
     },
-    nodeCalls: new NodeCaller(nodes),
+    nodeCalls,
     registry,
+    usage,
+    startBackground() {
+      registry.start();
+      usage.start();
+      if (config.hashInBackground) hashing.start();
+    },
     async [Symbol.asyncDispose]() {
       await queue[Symbol.asyncDispose]();
       await journal?.[Symbol.asyncDispose]();
+      await usage[Symbol.asyncDispose]();
+      const hashed = hashing[Symbol.asyncDispose]();
       await registry[Symbol.asyncDispose]();
+      await hashed;
       await services[Symbol.asyncDispose]();
       await paths[Symbol.asyncDispose]();
       await rm(ownTemp, { recursive: true, force: true });
@@ -169,11 +207,40 @@ function createRegistry({ roots, store, logger }: RegistryParts): ModelRegistry 
   const openIndex: ConstructorParameters<typeof ModelRegistry>[0]['openIndex'] = async () =>
     (index ??= (await store()).modelIndex(INDEX_VERSION));
   let index: Awaited<ReturnType<typeof openIndex>> | undefined;
-  return new ModelRegistry({ roots, openIndex, threadEntry: REGISTRY_SCAN_ENTRY, logger });
+  let tables: RegistryTables | undefined;
+  const openTables = async (): Promise<RegistryTables> => {
+    const opened = await store();
+    return (tables ??= { sidecars: opened.table('sidecars-1'), values: opened.table('model-values-1') });
+  };
+  return new ModelRegistry({
+    roots,
+    openIndex,
+    openTables,
+    threadEntry: REGISTRY_SCAN_ENTRY,
+    fileThreadEntry: REGISTRY_FILES_ENTRY,
+    logger,
+  });
+}
+
+function createUsageTracker(store: () => Promise<Store>, options: TrackingOptions & { logger: Logger }): UsageTracker {
+  let tables: UsageTables | undefined;
+  const openTables = async (): Promise<UsageTables> => {
+    const opened = await store();
+    return (tables ??= { runs: opened.table('usage-runs-1'), pictures: opened.table('usage-pictures-1') });
+  };
+  return new UsageTracker({ ...options, openTables });
+}
+
+export interface TrackingOptions {
+  readonly outputDirectory: string;
+  /** A running ComfyUI whose history is read. */
+  readonly comfyuiUrl?: string | undefined;
 }
 
 export interface OwnedRegistry extends AsyncDisposable {
   readonly registry: ModelRegistry;
+  /** Counts uses in the same store. It is disposed with the registry. */
+  trackUsage(options: TrackingOptions): UsageTracker;
 }
 
 /** A registry with a store of its own, for commands and programs; nothing is scanned yet. */
@@ -188,9 +255,16 @@ export function openRegistry(options: {
   const store = (): Promise<Store> =>
     (opened ??= openStore({ directory: dataDirectory, maxFeatureBytes: Infinity, logger }));
   const registry = createRegistry({ roots, store, logger });
+  const trackers: UsageTracker[] = [];
   return {
     registry,
+    trackUsage(tracking) {
+      const tracker = createUsageTracker(store, { ...tracking, logger });
+      trackers.push(tracker);
+      return tracker;
+    },
     async [Symbol.asyncDispose]() {
+      for (const tracker of trackers) await tracker[Symbol.asyncDispose]();
       await registry[Symbol.asyncDispose]();
       await (await opened)?.[Symbol.asyncDispose]();
     },

@@ -188,6 +188,12 @@ export const FLAGS: readonly Flag[] = [
     defaultText: String(DEFAULT_FEATURE_STORE_GB),
   },
   { group: 'engine', usage: '--no-feature-store', description: 'Keep no features' },
+  {
+    group: 'engine',
+    usage: '--hash-in-background',
+    description: 'Hash all model files by and by, one at a time, while the server has nothing else to do',
+    defaultText: 'only those that are asked for',
+  },
 ];
 
 const text = z.string().min(1);
@@ -225,6 +231,7 @@ const configSchema = z.object({
   memoryBudget: z.coerce.number().positive().max(100_000).optional(),
   featureStoreSize: z.coerce.number().positive().max(50).default(DEFAULT_FEATURE_STORE_GB),
   featureStore: z.boolean().default(true),
+  hashInBackground: z.boolean().default(false),
   idleRelease: z.coerce.number().min(1).max(1_000_000).default(DEFAULT_IDLE_RELEASE_S),
 });
 

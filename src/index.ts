@@ -8,7 +8,7 @@ import { silentLogger, type Logger } from './common/logger.js';
 import { ModelNotFoundError } from './common/errors.js';
 import { AdapterEngine, IPAdapterServiceCore, ReferenceEncoder, type IPAdapterConfig } from './adapter/index.js';
 import { FaceEngine } from './faces/index.js';
-import { adapterFolders, ComfyUIPathResolver } from './library/index.js';
+import { adapterFolders, ComfyUIPathResolver, type TrackedUsage } from './library/index.js';
 import type { ModelRegistry } from './registry/index.js';
 import { createVisionServices, type VisionServices } from './vision-services.js';
 import { CLIPVisionEncoderCore, type EncoderOptions } from './vision/index.js';
@@ -28,22 +28,27 @@ export {
   ModelPathConfig,
   detectComfyUIInstallation,
   findIssues,
+  findValueIssues,
   pairModels,
   resolveWorkflow,
 } from './library/index.js';
-export type { ComfyUIInstallation, DetectionOptions, FolderStats, ModelFile } from './library/index.js';
+export type { ComfyUIInstallation, DetectionOptions, FolderStats, ModelFile, TrackedUsage } from './library/index.js';
 export type { ImageInput } from './image/index.js';
 export { findDuplicates } from './registry/index.js';
 export type {
   Duplicates,
   Grouping,
+  ModelBeside,
   ModelEntry,
+  ModelHashes,
   ModelQuery,
   ModelReading,
   ModelRegistry,
   ModelRow,
   ModelStats,
   QueryResult,
+  SidecarClaims,
+  ValueCheck,
 } from './registry/index.js';
 export type { F32Tensor, Shape, U8Tensor } from './tensor/tensor.js';
 export type {
@@ -178,8 +183,18 @@ export interface RegistryOptions {
 }
 
 export interface ComfyUIRegistry extends AsyncDisposable {
-  /** Scanned once. `scan()` again looks for changes. */
+  /** Scanned once. `refresh()` looks for changes. */
   readonly registry: ModelRegistry;
+  /** Which models were used, by the pictures of the output folder and by a running ComfyUI. What it finds is kept. */
+  usage(options?: UsageOptions): Promise<TrackedUsage>;
+}
+
+export interface UsageOptions {
+  /** A running ComfyUI whose history is read: `http://127.0.0.1:8188`. */
+  readonly comfyuiUrl?: string;
+  /** Default: that of the installation. */
+  readonly outputDirectory?: string;
+  readonly signal?: AbortSignal;
 }
 
 /**
@@ -198,10 +213,16 @@ export async function createComfyUIRegistry({
     logger,
   });
   try {
-    await owned.registry.scan();
+    await owned.registry.refresh();
   } catch (error) {
     await owned[Symbol.asyncDispose]();
     throw error;
   }
-  return owned;
+  const { registry } = owned;
+  return {
+    registry,
+    usage: ({ comfyuiUrl, outputDirectory = resolver.folderPaths.outputDirectory, ...options } = {}) =>
+      owned.trackUsage({ comfyuiUrl, outputDirectory }).usage(registry.entries(), options),
+    [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose](),
+  };
 }

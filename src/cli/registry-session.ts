@@ -2,7 +2,7 @@
 import { type Command } from 'commander';
 import { dataDirectoryOf, openFolders, openRegistry } from '../bridge.js';
 import { InvalidRequestError, ModelNotFoundError } from '../common/errors.js';
-import { modelRoots } from '../library/index.js';
+import { modelRoots, type UsageTracker } from '../library/index.js';
 import type { FolderPaths } from '../paths/index.js';
 import type { ModelEntry, ModelRegistry } from '../registry/index.js';
 import { createLogger } from './logger.js';
@@ -12,6 +12,7 @@ import { printJson, printLine, printTable } from './output.js';
 export interface RegistrySession {
   readonly registry: ModelRegistry;
   readonly paths: FolderPaths;
+  readonly usage: UsageTracker;
 }
 
 /** Scans the folders that the flags name, then does the work. */
@@ -25,10 +26,11 @@ export async function withRegistry(command: Command, work: (session: RegistrySes
   const unsubscribe = registry.subscribe(({ state, files, known }) => {
     if (state === 'reading') bar.show(`reading model files: ${known} of ${files}`);
   });
-  await registry.scan();
+  await registry.refresh();
   unsubscribe();
   bar.clear();
-  await work({ registry, paths });
+  const { comfyuiUrl } = config;
+  await work({ registry, paths, usage: owned.trackUsage({ outputDirectory: paths.outputDirectory, comfyuiUrl }) });
 }
 
 interface ProgressLine {
@@ -58,7 +60,10 @@ export function findFile({ registry }: RegistrySession, text: string): ModelEntr
   const entries = registry.entries();
   const exact = entries.find(({ folder, name, path }) => path === wanted || `${folder}/${name}` === wanted);
   if (exact !== undefined) return exact;
-  const ends = entries.filter(({ path }) => path.endsWith(wanted.startsWith('/') ? wanted : `/${wanted}`));
+  const tail = wanted.startsWith('/') ? wanted : `/${wanted}`;
+  const ends = entries.filter(({ path, shards }) =>
+    (shards?.parts ?? [{ path }]).some((part) => part.path.endsWith(tail)),
+  );
   const files = new Set(ends.map(({ file }) => file));
   const [first] = ends;
   if (first !== undefined && files.size === 1) return first;

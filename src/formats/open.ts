@@ -29,6 +29,11 @@ export async function readModelHeader(path: string, options: OpenOptions = {}): 
   return index === undefined ? readAny(path, options, 'whole') : readAny(index, options, 'whole');
 }
 
+/** Reads the header of one file, also where it is a part of a model in several. Throws as `readModelHeader` does. */
+export async function readFileHeader(path: string, options: OpenOptions = {}): Promise<ModelHeader> {
+  return readAny(path, options, 'part');
+}
+
 async function readAny(path: string, options: OpenOptions, what: 'whole' | 'part'): Promise<ModelHeader> {
   const label = basename(path);
   const container = await withFile(path, async (file) => {

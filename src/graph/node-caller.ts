@@ -61,6 +61,11 @@ export class NodeCaller {
     });
   }
 
+  /** Calls that are under way. */
+  get running(): number {
+    return this.#running;
+  }
+
   /**
    * Calls a node once.
    *

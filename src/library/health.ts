@@ -1,9 +1,18 @@
 /** What is wrong with the user's model files, as far as headers and places tell, and what to do about each. */
-import type { ModelEntry, ModelKind, ModelRegistry } from '../registry/index.js';
+import { basename, dirname } from 'node:path';
+import { isSameFamily, type ModelEntry, type ModelKind, type ModelRegistry } from '../registry/index.js';
 
 export interface HealthIssue {
   readonly kind:
-    'incomplete' | 'invalid' | 'unreadable' | 'dangerous' | 'wrong-folder' | 'shadowed' | 'root' | 'warning';
+    | 'incomplete'
+    | 'invalid'
+    | 'unreadable'
+    | 'dangerous'
+    | 'not-a-number'
+    | 'wrong-folder'
+    | 'shadowed'
+    | 'sidecar'
+    | 'root';
   readonly severity: 'error' | 'warning';
   readonly path: string;
   readonly problem: string;
@@ -74,7 +83,26 @@ export function findIssues(registry: ModelRegistry): HealthIssue[] {
     seen.add(entry.path);
     issues.push(...issuesOf(entry));
   }
+  issues.push(...indexIssues(registry));
   return issues;
+}
+
+/** Tables of models in several files that lead to none. */
+function indexIssues(registry: ModelRegistry): HealthIssue[] {
+  const present = new Set(registry.files().map(({ path }) => path));
+  return registry.shardIndexes.flatMap(({ path, files, problem }): HealthIssue[] => {
+    const isEmpty = files.length > 0 && !files.some((name) => present.has(`${dirname(path)}/${name}`));
+    if (problem === undefined && !isEmpty) return [];
+    return [
+      {
+        kind: isEmpty ? 'incomplete' : 'invalid',
+        severity: 'warning',
+        path,
+        problem: problem ?? `none of the ${files.length} files that it names is beside it: ${files[0] ?? ''}, …`,
+        fix: 'Download the model again, all of its files into one folder; or delete this one.',
+      },
+    ];
+  });
 }
 
 function issuesOf(entry: ModelEntry): HealthIssue[] {
@@ -82,7 +110,8 @@ function issuesOf(entry: ModelEntry): HealthIssue[] {
   if (row === undefined) return [];
   const issues: HealthIssue[] = [];
   if (row.status !== 'ok') {
-    const fix = BROKEN_FIXES[row.status];
+    const isPart = (entry.shards?.missing.length ?? 0) > 0;
+    const fix = isPart ? `Download what is missing into ${dirname(path)}.` : BROKEN_FIXES[row.status];
     issues.push({ kind: row.status, severity: 'error', path, problem: row.problem ?? 'it cannot be read', fix });
   }
   if (row.verdict === 'dangerous') {
@@ -92,6 +121,17 @@ function issuesOf(entry: ModelEntry): HealthIssue[] {
       path,
       problem: 'its pickle would run commands when it is loaded',
       fix: 'Delete it. If you loaded it, treat this machine as compromised.',
+    });
+  }
+  const claimed = entry.beside?.claims.baseModel;
+  if (claimed !== undefined && row.baseModel !== undefined && !isSameFamily(claimed, row.baseModel)) {
+    const source = entry.beside?.baseModelSource ?? '';
+    issues.push({
+      kind: 'sidecar',
+      severity: 'warning',
+      path,
+      problem: `${source} says that it is for ${claimed}, but its tensors are those of ${row.baseModel}`,
+      fix: `Go by ${row.baseModel}. Was ${basename(path)} replaced, and ${source} left as it was?`,
     });
   }
   const places = row.kind === undefined ? undefined : PLACES[row.kind];

@@ -11,15 +11,19 @@ export { modelRoots } from './model-roots.js';
 export { findIssues } from './health.js';
 export { resolveWorkflow, type MissingModels } from './missing-models.js';
 export { pairModels, type Pairing } from './pairing.js';
-export { countUsage, findPictureWorkflows } from './usage.js';
+export { UsageTracker, type TrackedUsage, type UsageTables } from './usage-tracker.js';
+export { findValueIssues } from './value-check.js';
 export { readWorkflowFile } from './workflow-files.js';
 export {
   DEFAULT_FIELDS,
   duplicatesJson,
+  hashesJson,
   issueJson,
   missingJson,
+  modelDetailsJson,
   modelJson,
   pairingJson,
   statsJson,
   usageJson,
+  valuesJson,
 } from './registry-json.js';

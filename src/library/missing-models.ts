@@ -6,7 +6,7 @@ import type { JsonValue } from '../protocol/json.js';
 import type { ModelEntry } from '../registry/index.js';
 import { findReferences, placeKey, replaceTexts, type ModelReference } from './workflow-references.js';
 
-interface ResolvedReference extends ModelReference {
+interface Resolution {
   /**
    * `renamed`: there, under another name of the same folder; `misplaced`: there, but in a folder that the node does not
    * look in; `missing`: nowhere.
@@ -19,6 +19,8 @@ interface ResolvedReference extends ModelReference {
   /** Others that are as good. */
   readonly alternatives: readonly ModelEntry[];
 }
+
+type ResolvedReference = ModelReference & Resolution;
 
 export interface MissingModels {
   readonly references: readonly ResolvedReference[];
@@ -51,7 +53,8 @@ export function resolveWorkflow(workflow: JsonValue, entries: readonly ModelEntr
   };
 }
 
-class NameIndex {
+/** The user's files by what workflows call them. */
+export class NameIndex {
   /** By folder and name, with `/`, as ComfyUI lists it. */
   readonly #exact = new Map<string, ModelEntry>();
   /** By what is left of the file's own name without what people change. */
@@ -59,15 +62,18 @@ class NameIndex {
 
   constructor(entries: readonly ModelEntry[]) {
     for (const entry of entries) {
-      if (entry.shadowedBy === undefined) this.#exact.set(`${entry.folder}\0${entry.name}`, entry);
-      const key = likeness(entry.name);
-      const alike = this.#alike.get(key);
-      if (alike === undefined) this.#alike.set(key, [entry]);
-      else alike.push(entry);
+      // Any part of a model in several files is a name for it.
+      for (const { name } of entry.shards?.parts ?? [entry]) {
+        if (entry.shadowedBy === undefined) this.#exact.set(`${entry.folder}\0${name}`, entry);
+        const key = likeness(name);
+        const alike = this.#alike.get(key);
+        if (alike === undefined) this.#alike.set(key, [entry]);
+        else alike.push(entry);
+      }
     }
   }
 
-  resolve(reference: ModelReference): ResolvedReference {
+  resolve<R extends Pick<ModelReference, 'name' | 'folder'>>(reference: R): R & Resolution {
     const { folder } = reference;
     const name = reference.name.trim().replaceAll('\\', '/');
     const exact = folder === undefined ? undefined : this.#find(folder, name);

@@ -1,10 +1,19 @@
 /** Models, pairs, issues and references as JSON: one form for HTTP, the command line and the nodes. */
 import type { Jsonable } from '../protocol/json.js';
-import { MODEL_FIELDS, type Duplicates, type ModelEntry, type ModelStats } from '../registry/index.js';
+import {
+  MODEL_FIELDS,
+  type Duplicates,
+  type ModelEntry,
+  type ModelHashes,
+  type ModelReading,
+  type ModelRegistry,
+  type ModelStats,
+  type ValueCheck,
+} from '../registry/index.js';
 import type { HealthIssue } from './health.js';
 import type { MissingModels } from './missing-models.js';
 import type { Pairing } from './pairing.js';
-import type { Usage } from './usage.js';
+import type { TrackedUsage } from './usage-tracker.js';
 
 /** What a listing shows where nothing else is asked for. */
 export const DEFAULT_FIELDS = [
@@ -24,11 +33,50 @@ export function modelJson(entry: ModelEntry, fields: readonly string[] = DEFAULT
   return Object.fromEntries(fields.map((field) => [field, MODEL_FIELDS[field]?.(entry) ?? null]));
 }
 
+/** Everything that is known of a model, without reading it. */
+export async function modelDetailsJson(registry: ModelRegistry, entry: ModelEntry): Promise<Record<string, Jsonable>> {
+  const details = await registry.details(entry);
+  const hashes = entry.shards === undefined ? await registry.knownHashes(entry) : undefined;
+  const values = await registry.contents.knownValues(entry);
+  const { beside, shards } = entry;
+  return {
+    ...modelJson(entry, Object.keys(MODEL_FIELDS)),
+    details: (details ?? null) as Jsonable,
+    hashes: hashes === undefined ? null : hashesJson(hashes, entry, details),
+    values: values === undefined ? null : valuesJson(values),
+    claims: beside === undefined ? null : ({ ...beside.claims } as Jsonable),
+    ...(shards === undefined ? {} : { files: shards.parts.map(({ path }) => path), index: shards.index ?? null }),
+  };
+}
+
+/** Hashes, and whether what is written in the file and beside it agrees with them. */
+export function hashesJson(
+  hashes: ModelHashes,
+  { beside }: ModelEntry,
+  details: ModelReading | undefined,
+): Record<string, Jsonable> {
+  const embedded = details?.facts?.autoV3Embedded;
+  const claims = Object.entries(beside?.claims.hashes ?? {});
+  const own = new Map(Object.entries(hashes).map(([name, value]) => [name, String(value).toLowerCase()]));
+  // Civitai's AutoV3 is the embedded one, which survives what changes the bytes.
+  const agrees = ([name, value]: [string, string]): boolean =>
+    own.get(name) === value || (name === 'autoV3' && embedded?.startsWith(value) === true);
+  return {
+    ...hashes,
+    ...(embedded === undefined ? {} : { autoV3Embedded: embedded, autoV3Agrees: embedded === hashes.autoV3 }),
+    ...(claims.length === 0 ? {} : { claimed: Object.fromEntries(claims), claimsAgree: claims.every(agrees) }),
+  };
+}
+
+export function valuesJson(check: ValueCheck): Record<string, Jsonable> {
+  return { ...check, tensors: check.tensors.map((tensor) => ({ ...tensor })), unchecked: { ...check.unchecked } };
+}
+
 export function statsJson({ by, groups, total }: ModelStats): Record<string, Jsonable> {
   return { by, groups: groups.map((group) => ({ ...group })), total: { ...total } };
 }
 
-export function duplicatesJson({ groups, reclaimableBytes, problems }: Duplicates): Record<string, Jsonable> {
+export function duplicatesJson({ groups, reclaimableBytes, problems, unread }: Duplicates): Record<string, Jsonable> {
   return {
     reclaimableBytes,
     groups: groups.map((group) => ({
@@ -38,6 +86,7 @@ export function duplicatesJson({ groups, reclaimableBytes, problems }: Duplicate
       files: group.files.map(({ path }) => path),
     })),
     problems,
+    unread: unread.map(({ path }) => path),
   };
 }
 
@@ -80,14 +129,19 @@ export function missingJson({
   };
 }
 
-export function usageJson({ workflows, used, unused, unusedBytes, gone }: Usage): Record<string, Jsonable> {
+export function usageJson(usage: TrackedUsage): Record<string, Jsonable> {
+  const { runs, used, unused, unusedBytes, gone, outputDirectory, comfyuiUrl, problems } = usage;
   return {
-    workflows,
-    used: used.map(({ model, count, lastUsed, sources }) => ({
-      ...modelJson(model, ['folder', 'name', 'size']),
+    runs,
+    outputDirectory,
+    comfyuiUrl: comfyuiUrl ?? null,
+    problems,
+    used: used.map(({ model, count, lastUsedMs, sources, workflowIds }) => ({
+      ...modelJson(model, ['folder', 'name', 'size', 'path']),
       count,
-      lastUsed: new Date(lastUsed).toISOString(),
+      lastUsed: new Date(lastUsedMs).toISOString(),
       sources,
+      workflowIds,
     })),
     unusedBytes,
     unused: unused.map((entry) => modelJson(entry, ['folder', 'name', 'size', 'path'])),

@@ -1,124 +1,123 @@
 /**
- * Which models were used, how often and when last: from the workflows in the pictures of the output folder, and from the
- * history of a running ComfyUI. Models that nobody used are told with the bytes that they hold.
+ * Which models were used, how often, when last and by what. Models that nobody used are told with the bytes that they hold.
+ *
+ * Names are looked up when it is asked, so that a model that was renamed since keeps its uses.
  */
-import { readdir, stat } from 'node:fs/promises';
-import { extname, join } from 'node:path';
-import { throwIfAborted } from '../common/abort.js';
-import { parseJson, type JsonValue } from '../protocol/json.js';
+import { createHash } from 'node:crypto';
+import { isJsonObject, writeJson, type JsonValue } from '../protocol/json.js';
 import type { ModelEntry } from '../registry/index.js';
-import { resolveWorkflow } from './missing-models.js';
-import { readPictureTexts } from './workflow-files.js';
+import { NameIndex } from './missing-models.js';
+import { findReferences, isWorkflow } from './workflow-references.js';
 
-export interface UsedWorkflow {
-  /** A picture's path, or the id of a prompt. */
+/** One run of a workflow: what it named. */
+export interface UsageRun {
+  /** `prompt` and its id, or the path of a picture. */
   readonly source: string;
-  readonly usedAt: number;
-  readonly workflow: JsonValue;
+  readonly usedAtMs: number;
+  /** Equal for equal graphs: the pictures of a batch, and the prompt that made them. */
+  readonly digest: string;
+  /** The user interface's id of the workflow. */
+  readonly workflowId?: string;
+  /** Names of models as the workflow writes them, with the folder that they are looked for in (empty: unknown). */
+  readonly names: readonly (readonly [name: string, folder: string])[];
 }
 
 interface ModelUsage {
   readonly model: ModelEntry;
+  /** Runs; one counts a model once. */
   readonly count: number;
-  readonly lastUsed: number;
-  /** The latest few. */
+  readonly lastUsedMs: number;
+  /** The latest few runs. */
   readonly sources: readonly string[];
+  /** Ids of the workflows, as far as they are known. */
+  readonly workflowIds: readonly string[];
 }
 
 export interface Usage {
-  readonly workflows: number;
+  /** Runs that were counted. */
+  readonly runs: number;
   /** Most used first. */
   readonly used: readonly ModelUsage[];
-  /** Listed by ComfyUI, and in no workflow; largest first. */
+  /** Listed by ComfyUI, and in no run; largest first. */
   readonly unused: readonly ModelEntry[];
   readonly unusedBytes: number;
-  /** Names that workflows used and that are gone. */
+  /** Names that runs used and that are gone. */
   readonly gone: readonly { readonly name: string; readonly count: number }[];
 }
 
-const PICTURES: ReadonlySet<string> = new Set(['.png', '.webp']);
-/** Pictures that are looked at, newest first. */
-const MAX_PICTURES = 20_000;
 const MAX_SOURCES = 5;
-const PARALLEL = 8;
+const MAX_WORKFLOWS = 20;
+const MAX_NAME = 1000;
 
-/** Workflows in the pictures below a folder, newest first. Pictures that cannot be read are left out. */
-export async function findPictureWorkflows(folder: string, signal?: AbortSignal): Promise<UsedWorkflow[]> {
-  const files: { path: string; usedAt: number }[] = [];
-  let entries;
-  try {
-    entries = await readdir(folder, { recursive: true, withFileTypes: true });
-  } catch {
-    return []; // no output folder yet: nothing was made
-  }
-  for (const entry of entries) {
-    if (!entry.isFile() || !PICTURES.has(extname(entry.name).toLowerCase())) continue;
-    throwIfAborted(signal);
-    const path = join(entry.parentPath, entry.name);
-    try {
-      files.push({ path, usedAt: (await stat(path)).mtimeMs });
-    } catch {
-      // It was removed meanwhile.
-    }
-  }
-  files.sort((a, b) => b.usedAt - a.usedAt);
-  const found: UsedWorkflow[] = [];
-  for (let at = 0; at < Math.min(files.length, MAX_PICTURES); at += PARALLEL) {
-    throwIfAborted(signal);
-    const read = await Promise.all(files.slice(at, at + PARALLEL).map(readPicture));
-    found.push(...read.filter((workflow) => workflow !== undefined));
-  }
-  return found;
+/** What a workflow of either form names; nothing, where it is none. */
+export function describeRun(workflow: JsonValue): Pick<UsageRun, 'digest' | 'names'> {
+  const names = new Map<string, readonly [string, string]>();
+  for (const { name, folder = '' } of isWorkflow(workflow) ? findReferences(workflow) : [])
+    if (name.length <= MAX_NAME) names.set(`${folder}\0${name}`, [name, folder]);
+  return { digest: digestOf(workflow), names: [...names.values()] };
 }
 
-async function readPicture({ path, usedAt }: { path: string; usedAt: number }): Promise<UsedWorkflow | undefined> {
-  try {
-    const texts = await readPictureTexts(path);
-    const text = texts?.get('prompt') ?? texts?.get('workflow');
-    return text === undefined ? undefined : { source: path, usedAt, workflow: parseJson(text) };
-  } catch {
-    return undefined;
-  }
+/** Of what runs: class and inputs of every node. What ComfyUI adds to a node for itself does not count. */
+function digestOf(workflow: JsonValue): string {
+  const nodes = isJsonObject(workflow) ? [...workflow] : [];
+  const graph = nodes.flatMap(([id, node]): [string, JsonValue][] => {
+    const [type, inputs] = isJsonObject(node) ? [node.get('class_type'), node.get('inputs')] : [];
+    return type === undefined ? [] : [[id, [type, inputs ?? null]]];
+  });
+  graph.sort(([a], [b]) => (a < b ? -1 : 1));
+  const text = writeJson(graph.length > 0 ? new Map(graph) : workflow);
+  return createHash('sha256').update(text).digest('hex').slice(0, 32);
 }
 
-/** Counts the models of workflows. One workflow counts a model once. */
-export function countUsage(workflows: readonly UsedWorkflow[], entries: readonly ModelEntry[]): Usage {
-  const used = new Map<string, { model: ModelEntry; count: number; lastUsed: number; sources: string[] }>();
+/** Counts runs. A picture is not counted beside the prompt that made it. */
+export function countUsage(runs: Iterable<UsageRun>, entries: readonly ModelEntry[]): Usage {
+  const all = [...runs];
+  const prompts = new Set(all.filter(isPrompt).map(({ digest }) => digest));
+  const counted = all
+    .filter((run) => isPrompt(run) || !prompts.has(run.digest))
+    .sort((a, b) => b.usedAtMs - a.usedAtMs);
+  const names = new NameIndex(entries);
+  const resolved = new Map<string, ModelEntry | undefined>();
+  const used = new Map<string, { -readonly [K in keyof ModelUsage]: ModelUsage[K] }>();
   const gone = new Map<string, number>();
-  let counted = 0;
-  for (const { source, usedAt, workflow } of workflows) {
-    let references;
-    try {
-      ({ references } = resolveWorkflow(workflow, entries));
-    } catch {
-      continue; // a picture of another program
-    }
-    counted += 1;
+  for (const run of counted) {
     const seen = new Set<string>();
-    for (const { name, file } of references) {
-      const key = file?.file ?? name;
+    for (const [name, folder] of run.names) {
+      const at = `${folder}\0${name}`;
+      if (!resolved.has(at)) resolved.set(at, names.resolve({ name, folder: folder === '' ? undefined : folder }).file);
+      const model = resolved.get(at);
+      const key = model?.file ?? name;
       if (seen.has(key)) continue;
       seen.add(key);
-      if (file === undefined) {
-        gone.set(name, (gone.get(name) ?? 0) + 1);
-        continue;
-      }
-      const known = used.get(key) ?? { model: file, count: 0, lastUsed: 0, sources: [] };
-      known.count += 1;
-      known.lastUsed = Math.max(known.lastUsed, usedAt);
-      if (known.sources.length < MAX_SOURCES) known.sources.push(source);
-      used.set(key, known);
+      if (model === undefined) gone.set(name, (gone.get(name) ?? 0) + 1);
+      else used.set(key, withRun(used.get(key), model, run));
     }
   }
   const unused = new Map<string, ModelEntry>();
-  for (const entry of entries) {
+  for (const entry of entries)
     if (entry.listedByComfyUI && !used.has(entry.file) && !unused.has(entry.file)) unused.set(entry.file, entry);
-  }
   return {
-    workflows: counted,
-    used: [...used.values()].sort((a, b) => b.count - a.count || b.lastUsed - a.lastUsed),
+    runs: counted.length,
+    used: [...used.values()].sort((a, b) => b.count - a.count || b.lastUsedMs - a.lastUsedMs),
     unused: [...unused.values()].sort((a, b) => b.sizeBytes - a.sizeBytes),
     unusedBytes: [...unused.values()].reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
     gone: [...gone].map(([name, count]) => ({ name, count })).sort((a, b) => b.count - a.count),
+  };
+}
+
+function isPrompt({ source }: UsageRun): boolean {
+  return source.startsWith('prompt ');
+}
+
+function withRun(known: ModelUsage | undefined, model: ModelEntry, run: UsageRun): ModelUsage {
+  const { count = 0, lastUsedMs = 0, sources = [], workflowIds = [] } = known ?? {};
+  const { workflowId } = run;
+  const isNew = workflowId !== undefined && workflowIds.length < MAX_WORKFLOWS && !workflowIds.includes(workflowId);
+  return {
+    model,
+    count: count + 1,
+    lastUsedMs: Math.max(lastUsedMs, run.usedAtMs),
+    sources: sources.length < MAX_SOURCES ? [...sources, run.source] : sources,
+    workflowIds: isNew ? [...workflowIds, workflowId] : workflowIds,
   };
 }

@@ -103,6 +103,13 @@ export function findReferences(workflow: JsonValue): ModelReference[] {
   return found;
 }
 
+/** Whether it has either form. */
+export function isWorkflow(value: JsonValue): boolean {
+  if (!isJsonObject(value)) return false;
+  const wrapped = value.get('prompt');
+  return Array.isArray(value.get('nodes')) || isApiForm(value) || (isJsonObject(wrapped) && isApiForm(wrapped));
+}
+
 function isApiForm(graph: JsonObject): boolean {
   for (const node of graph.values()) if (isJsonObject(node) && typeof node.get('class_type') === 'string') return true;
   return false;

@@ -26,7 +26,7 @@ export function createFindModels({ registry }: NodeServices): NodeDefinition {
     isOutputNode: true,
     changeToken: () => Number.NaN,
     async execute(inputs) {
-      await registry.scan();
+      await registry.refresh();
       const filters = FILTERS.map((name) => [name, textInput(inputs, name).trim()] as const).filter(
         ([, text]) => text !== '',
       );

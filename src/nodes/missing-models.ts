@@ -23,7 +23,7 @@ export function createMissingModels({ registry }: NodeServices): NodeDefinition 
     isOutputNode: true,
     changeToken: () => Number.NaN,
     async execute(inputs) {
-      await registry.scan();
+      await registry.refresh();
       const { references, missing, repaired } = resolveWorkflow(
         parseJson(textInput(inputs, 'workflow')),
         registry.entries(),

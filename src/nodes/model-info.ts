@@ -3,7 +3,7 @@ import { ModelNotFoundError } from '../common/errors.js';
 import type { NodeDefinition } from '../graph/index.js';
 import { modelJson } from '../library/index.js';
 import { writeJson, type Jsonable } from '../protocol/json.js';
-import { MODEL_FIELDS } from '../registry/index.js';
+import { baseOf, MODEL_FIELDS } from '../registry/index.js';
 import type { NodeServices } from './services.js';
 import { textInput } from './values.js';
 
@@ -30,18 +30,18 @@ export function createModelInfo({ registry }: NodeServices): NodeDefinition {
     changeToken: () => Number.NaN,
     async execute(inputs) {
       const [folder, name] = [textInput(inputs, 'folder'), textInput(inputs, 'name').replaceAll('\\', '/')];
-      await registry.scan();
+      await registry.refresh();
       const entry = registry.entries().find((model) => model.folder === folder && model.name === name);
       if (entry === undefined)
         throw new ModelNotFoundError(`No ${folder} model is called "${name}".`, { details: { folder, name } });
       const details = await registry.details(entry);
       const model = { ...modelJson(entry, Object.keys(MODEL_FIELDS)), details: (details ?? null) as Jsonable };
-      const { row } = entry;
+      const { row, beside } = entry;
       const outputs = [
         writeJson(model),
         row?.kind ?? '',
-        row?.baseModel ?? '',
-        (details?.facts?.triggerWords ?? []).join(', '),
+        baseOf(entry) ?? '',
+        (details?.facts?.triggerWords ?? beside?.claims.triggerWords ?? []).join(', '),
       ];
       return { outputs, ui: { text: [outputs[0] ?? ''] } };
     },

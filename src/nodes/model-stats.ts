@@ -20,7 +20,7 @@ export function createModelStats({ registry }: NodeServices): NodeDefinition {
     // Files change without the prompt changing.
     changeToken: () => Number.NaN,
     async execute(inputs) {
-      await registry.scan();
+      await registry.refresh();
       const text = writeJson(statsJson(registry.stats(groupingSchema.parse(textInput(inputs, 'by')))));
       return { outputs: [text], ui: { text: [text] } };
     },

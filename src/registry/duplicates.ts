@@ -13,9 +13,13 @@ export interface Duplicates {
   readonly reclaimableBytes: number;
   /** Files that could not be read. */
   readonly problems: readonly string[];
+  /** Files that may be there twice by size and header, and were not hashed. */
+  readonly unread: readonly ModelEntry[];
 }
 
 export interface DuplicateOptions {
+  /** Hash files whose hashes are not known yet. Default true; else they are told as `unread`. */
+  readonly mayRead?: boolean;
   readonly signal?: AbortSignal;
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
 }
@@ -24,25 +28,27 @@ export interface DuplicateOptions {
 export async function findDuplicates(
   registry: ModelRegistry,
   entries: readonly ModelEntry[],
-  { signal, onProgress }: DuplicateOptions = {},
+  { signal, onProgress, mayRead = true }: DuplicateOptions = {},
 ): Promise<Duplicates> {
   const files = new Map<string, ModelEntry>();
-  for (const entry of entries) if (entry.sizeBytes > 0 && !files.has(entry.file)) files.set(entry.file, entry);
+  for (const entry of entries.flatMap((model) => model.shards?.parts ?? model))
+    if (entry.sizeBytes > 0 && !files.has(entry.file)) files.set(entry.file, entry);
   const candidates = [...groupBy([...files.values()], likeness).values()].filter((group) => group.length > 1);
   const totalBytes = candidates.flat().reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
   const groups: DuplicateGroup[] = [];
   const problems: string[] = [];
+  const unread: ModelEntry[] = [];
   let doneBytes = 0;
   for (const candidate of candidates) {
     const hashed: { readonly sha256: string; readonly entry: ModelEntry }[] = [];
     for (const entry of candidate) {
       try {
         const onBytes = (done: number): void => onProgress?.(doneBytes + done, totalBytes);
-        const { sha256 } = await registry.hash(entry, {
-          onProgress: onBytes,
-          ...(signal === undefined ? {} : { signal }),
-        });
-        hashed.push({ sha256, entry });
+        const hashes = mayRead
+          ? await registry.hash(entry, { onProgress: onBytes, signal })
+          : await registry.knownHashes(entry);
+        if (hashes === undefined) unread.push(entry);
+        else hashed.push({ sha256: hashes.sha256, entry });
       } catch (error) {
         signal?.throwIfAborted();
         problems.push(`${entry.path}: ${error instanceof Error ? error.message : String(error)}`);
@@ -63,7 +69,7 @@ export async function findDuplicates(
     }
   }
   groups.sort((a, b) => b.reclaimableBytes - a.reclaimableBytes);
-  return { groups, reclaimableBytes: groups.reduce((sum, group) => sum + group.reclaimableBytes, 0), problems };
+  return { groups, reclaimableBytes: groups.reduce((sum, group) => sum + group.reclaimableBytes, 0), problems, unread };
 }
 
 /** Equal for files that may be equal, as far as their headers tell. */

@@ -2,12 +2,12 @@
  * Hashes of a model file, all from one reading.
  *
  * AutoV1 is the first model hash of early 2023, of 64 KiB at 1 MiB (for smaller files the hash of nothing); AutoV2 the
- * beginning of sha256; AutoV3 the beginning of the hash of the tensor data, which survives edits of the metadata.
+ * beginning of sha256; AutoV3 the beginning of the hash of the tensor data, which survives edits of the metadata. Runs in
+ * a thread: see whole-files/.
  */
 import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { crc32 } from 'node:zlib';
-import { throwIfAborted } from '../common/abort.js';
 
 export interface ModelHashes {
   readonly sha256: string;
@@ -15,6 +15,7 @@ export interface ModelHashes {
   readonly autoV2: string;
   /** Upper case, as Civitai shows it. */
   readonly crc32: string;
+  readonly blake3: string;
   /** sha256 of what follows the header; safetensors files only. */
   readonly tensorData?: string;
   readonly autoV3?: string;
@@ -22,38 +23,39 @@ export interface ModelHashes {
 
 const AUTO_V1_START = 0x100000;
 const AUTO_V1_BYTES = 0x10000;
-const CHUNK_BYTES = 8 * 2 ** 20;
+const CHUNK_BYTES = 4 * 2 ** 20;
 
 export interface HashOptions {
   /** Where tensor data begins, for safetensors files. */
   readonly dataStart?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((doneBytes: number) => void) | undefined;
+  /** Called after each chunk of 4 MiB; the next is read when it settles. What it throws ends the reading. */
+  readonly onChunk?: (doneBytes: number) => void | Promise<void>;
 }
 
-/** Reads the whole file. Cancellation is between chunks of 8 MiB. */
-export async function hashModel(
-  path: string,
-  { dataStart, signal, onProgress }: HashOptions = {},
-): Promise<ModelHashes> {
+/** Reads the whole file, once. */
+export async function hashModel(path: string, { dataStart, onChunk }: HashOptions = {}): Promise<ModelHashes> {
   const whole = createHash('sha256');
   const early = createHash('sha256');
   const tensors = dataStart === undefined ? undefined : createHash('sha256');
+  // Loaded when needed: a large module, and the threads of a scan load this room too.
+  const { createBLAKE3 } = await import('hash-wasm');
+  const blake = await createBLAKE3();
+  blake.init();
   let checksum = 0;
   const file = await open(path, 'r');
   try {
-    const buffer = Buffer.allocUnsafe(CHUNK_BYTES);
+    const buffer = Buffer.allocUnsafeSlow(CHUNK_BYTES);
     for (let at = 0; ;) {
-      throwIfAborted(signal);
       const { bytesRead } = await file.read(buffer, 0, buffer.length, at);
       if (bytesRead === 0) break;
       const chunk = buffer.subarray(0, bytesRead);
       whole.update(chunk);
+      blake.update(chunk);
       checksum = crc32(chunk, checksum);
       early.update(overlap(chunk, at, AUTO_V1_START, AUTO_V1_START + AUTO_V1_BYTES));
       if (dataStart !== undefined) tensors?.update(overlap(chunk, at, dataStart, Infinity));
       at += bytesRead;
-      onProgress?.(at);
+      await onChunk?.(at);
     }
   } finally {
     await file.close();
@@ -65,6 +67,7 @@ export async function hashModel(
     autoV1: early.digest('hex').slice(0, 8),
     autoV2: sha256.slice(0, 10),
     crc32: checksum.toString(16).padStart(8, '0').toUpperCase(),
+    blake3: blake.digest('hex'),
     ...(tensorData === undefined ? {} : { tensorData, autoV3: tensorData.slice(0, 12) }),
   };
 }

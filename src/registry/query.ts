@@ -34,7 +34,7 @@ const SORT_KEYS: Readonly<Record<SortField, (entry: ModelEntry) => string | numb
   modified: ({ modifiedMs }) => modifiedMs,
   parameters: ({ row }) => row?.parameterCount,
   kind: ({ row }) => row?.kind,
-  base: ({ row }) => row?.baseModel,
+  base: baseOf,
   folder: ({ folder }) => folder,
   rank: ({ row }) => row?.rank,
 };
@@ -65,7 +65,7 @@ function fits(entry: ModelEntry, query: ModelQuery, words: readonly string[]): b
   return (
     is(query.folder, entry.folder) &&
     is(query.kind, row?.kind) &&
-    isBase(query.base, row?.baseModel) &&
+    isBase(query.base, baseOf(entry)) &&
     is(query.dtype, row?.dtype) &&
     is(query.format, row?.format) &&
     is(query.status, row?.status) &&
@@ -86,8 +86,29 @@ function isBase(wanted: string | undefined, base: string | undefined): boolean {
   return base === wanted || base?.startsWith(`${wanted}-`) === true;
 }
 
-function hasWords({ name, row }: ModelEntry, words: readonly string[]): boolean {
-  const text = [name, row?.title ?? '', ...(row?.triggerWords ?? [])].join('\n').toLowerCase();
+/** The base model: what the header shows, or else what a file beside the model claims. */
+export function baseOf({ row, beside }: ModelEntry): string | undefined {
+  return row?.baseModel ?? beside?.claims.baseModel;
+}
+
+/** Who says so: `header`, or the name of the file beside it. */
+function baseSourceOf({ row, beside }: ModelEntry): string | undefined {
+  if (row?.baseModel !== undefined) return 'header';
+  return beside?.claims.baseModel === undefined ? undefined : beside.baseModelSource;
+}
+
+function titleOf({ row, beside }: ModelEntry): string | undefined {
+  return row?.title ?? beside?.claims.title;
+}
+
+function triggerWordsOf({ row, beside }: ModelEntry): readonly string[] | undefined {
+  return row?.triggerWords ?? beside?.claims.triggerWords;
+}
+
+function hasWords(entry: ModelEntry, words: readonly string[]): boolean {
+  const { name, row, beside } = entry;
+  const told = [row?.title, beside?.claims.title, row?.triggerWords, beside?.claims.triggerWords, beside?.claims.tags];
+  const text = [name, ...told.flatMap((part) => part ?? [])].join('\n').toLowerCase();
   return words.every((word) => text.includes(word));
 }
 
@@ -104,7 +125,8 @@ export const MODEL_FIELDS: Readonly<
   name: ({ name }) => name,
   folder: ({ folder }) => folder,
   kind: ({ row }) => row?.kind,
-  base: ({ row }) => row?.baseModel,
+  base: baseOf,
+  baseSource: baseSourceOf,
   variant: ({ row }) => row?.variant,
   size: ({ sizeBytes }) => sizeBytes,
   sizeOnDisk: ({ sizeOnDisk }) => sizeOnDisk,
@@ -115,9 +137,9 @@ export const MODEL_FIELDS: Readonly<
   algorithm: ({ row }) => row?.algorithm,
   encoder: ({ row }) => row?.encoder,
   architecture: ({ row }) => row?.architecture,
-  title: ({ row }) => row?.title,
+  title: titleOf,
   license: ({ row }) => row?.license,
-  triggerWords: ({ row }) => row?.triggerWords,
+  triggerWords: triggerWordsOf,
   format: ({ row }) => row?.format,
   status: ({ row }) => row?.status,
   problem: ({ row }) => row?.problem,
@@ -125,5 +147,9 @@ export const MODEL_FIELDS: Readonly<
   modified: ({ modifiedMs }) => new Date(modifiedMs).toISOString(),
   listed: ({ listedByComfyUI }) => listedByComfyUI,
   shadowedBy: ({ shadowedBy }) => shadowedBy,
+  parts: ({ shards }) => shards?.parts.length,
+  missingParts: ({ shards }) => (shards === undefined || shards.missing.length === 0 ? undefined : shards.missing),
+  sidecars: ({ beside }) => (beside === undefined || beside.sidecars.length === 0 ? undefined : beside.sidecars),
+  preview: ({ beside }) => beside?.preview,
   path: ({ path }) => path,
 };

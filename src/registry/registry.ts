@@ -8,15 +8,21 @@ import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
 import { BridgeError, messageOf } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
-import type { IndexedModel, ModelIndexStore } from '../store/index.js';
-import { hashModel, type ModelHashes } from './hashes.js';
+import type { IndexedModel, ModelIndexStore, Table } from '../store/index.js';
+import { BesideModels, type ModelBeside } from './beside.js';
+import type { ModelHashes } from './hashes.js';
 import { queryModels, type ModelQuery, type QueryResult } from './query.js';
 import type { ModelReading } from './read-model.js';
 import { rowKey, type ModelRow } from './row.js';
 import type { ReadModel } from './scan/thread.js';
 import { ScanThreads } from './scan/threads.js';
 import { NUMBERS_PER_FILE, type WalkedFiles } from './scan/walk.js';
+import type { ShardSet } from './shards.js';
+import type { ShardIndex, SidecarClaims } from './sidecars.js';
 import { computeStats, type Grouping, type ModelStats } from './stats.js';
+import type { ValueCheck } from './values.js';
+import { ModelContents } from './whole-files/contents.js';
+import { FileWorkers, type FileWorkOptions } from './whole-files/workers.js';
 
 /** A folder to walk, and what its files are called. */
 export interface ModelRoot {
@@ -53,6 +59,10 @@ export interface ModelEntry {
   readonly shadowedBy?: string;
   /** Absent while the scan has not come to it. */
   readonly row?: ModelRow;
+  /** What files beside it claim. */
+  readonly beside?: ModelBeside;
+  /** For a model in several files, whose first part this entry names. */
+  readonly shards?: ShardSet;
 }
 
 export interface ScanProgress {
@@ -81,10 +91,18 @@ export interface ScanSummary {
 export interface ModelRegistryOptions {
   readonly roots: () => readonly ModelRoot[];
   readonly openIndex: () => Promise<ModelIndexStore<ModelRow, ModelHashes>>;
+  readonly openTables: () => Promise<RegistryTables>;
   /** The entry of scan threads, a file of workers/. */
   readonly threadEntry: URL;
+  /** The entry of threads that read files whole, a file of workers/. */
+  readonly fileThreadEntry: URL;
   readonly logger: Logger;
   readonly threads?: number;
+}
+
+export interface RegistryTables {
+  readonly sidecars: Table<SidecarClaims | null>;
+  readonly values: Table<ValueCheck>;
 }
 
 interface WalkedRoot extends RootState {
@@ -103,7 +121,13 @@ const SILENCE_MS = 30_000;
 type Listener = (progress: ScanProgress) => void;
 
 export class ModelRegistry implements AsyncDisposable {
+  /** What reading whole files tells. */
+  readonly contents: ModelContents;
+  /** The threads that do so. */
+  readonly workers: FileWorkers;
   readonly #options: ModelRegistryOptions;
+  readonly #beside: BesideModels;
+  #lookingBeside: { readonly done: Promise<void>; readonly stop: AbortController } | undefined;
   readonly #listeners = new Set<Listener>();
   readonly #roots = new Map<string, WalkedRoot>();
   #progress: ScanProgress = { state: 'idle', files: 0, known: 0, readBytes: 0 };
@@ -117,6 +141,12 @@ export class ModelRegistry implements AsyncDisposable {
 
   constructor(options: ModelRegistryOptions) {
     this.#options = options;
+    const { openIndex, openTables } = options;
+    this.workers = new FileWorkers(options.fileThreadEntry);
+    const openValues = async (): Promise<Table<ValueCheck>> => (await openTables()).values;
+    const openSidecars = async (): Promise<Table<SidecarClaims | null>> => (await openTables()).sidecars;
+    this.contents = new ModelContents({ workers: this.workers, openIndex, openValues });
+    this.#beside = new BesideModels({ workers: this.workers, openIndex, openSidecars });
   }
 
   get progress(): ScanProgress {
@@ -138,10 +168,20 @@ export class ModelRegistry implements AsyncDisposable {
     return () => this.#listeners.delete(listener);
   }
 
-  /** All files that are known now, in order of folder names and roots. */
+  /** All models that are known now, in order of folder names and roots. Parts of a model are one entry. */
   entries(): readonly ModelEntry[] {
-    this.#entries ??= withShadows([...this.#roots.values()].flatMap(({ entries }) => entries));
+    this.#entries ??= withShadows(this.#beside.gather([...this.#roots.values()].flatMap(({ entries }) => entries)));
     return this.#entries;
+  }
+
+  /** All files, every part for itself. */
+  files(): readonly ModelEntry[] {
+    return this.entries().flatMap((entry) => entry.shards?.parts ?? entry);
+  }
+
+  /** Tables of models in several files. */
+  get shardIndexes(): readonly ShardIndex[] {
+    return this.#beside.indexes;
   }
 
   /** Files that fit, in the order and number that the query asks for. */
@@ -196,6 +236,13 @@ export class ModelRegistry implements AsyncDisposable {
     return this.#scanning;
   }
 
+  /** Scans, and looks at what lies beside the files. */
+  async refresh(): Promise<ScanSummary> {
+    const summary = await this.scan();
+    await this.#lookingBeside?.done;
+    return summary;
+  }
+
   /** Everything that is kept of a file; undefined while the scan has not come to it. */
   async details({ key }: ModelEntry): Promise<ModelReading | undefined> {
     const text = (await this.#options.openIndex()).details(key);
@@ -203,27 +250,20 @@ export class ModelRegistry implements AsyncDisposable {
   }
 
   /** Hashes that were made earlier. */
-  async knownHashes({ key }: ModelEntry): Promise<ModelHashes | undefined> {
-    return (await this.#options.openIndex()).hashes(key);
+  async knownHashes(entry: ModelEntry): Promise<ModelHashes | undefined> {
+    return this.contents.knownHashes(entry);
   }
 
   /** Hashes of a file: kept ones, or made now by reading it whole. */
-  async hash(
-    entry: ModelEntry,
-    options: { readonly signal?: AbortSignal; readonly onProgress?: (doneBytes: number) => void } = {},
-  ): Promise<ModelHashes> {
-    const index = await this.#options.openIndex();
-    const known = index.hashes(entry.key);
-    if (known !== undefined) return known;
-    const { format, headerBytes } = (await this.details(entry)) ?? {};
-    const dataStart = format === 'safetensors' && headerBytes !== undefined ? headerBytes + 8 : undefined;
-    const hashes = await hashModel(entry.path, { dataStart, ...options });
-    await index.putHashes(entry.key, hashes);
-    return hashes;
+  async hash(entry: ModelEntry, options: FileWorkOptions = {}): Promise<ModelHashes> {
+    return this.contents.hash(entry, options);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isDisposed = true;
+    this.#lookingBeside?.stop.abort();
+    await this.workers[Symbol.asyncDispose]();
+    await this.#lookingBeside?.done;
     await this.#threads?.[Symbol.asyncDispose]();
     await this.#scanning?.catch(() => undefined);
     this.#listeners.clear();
@@ -237,6 +277,7 @@ export class ModelRegistry implements AsyncDisposable {
     const roots = groupByPath(this.#options.roots());
     for (const path of this.#roots.keys()) if (!roots.has(path)) this.#roots.delete(path);
     this.#report({ state: 'walking', files: 0, known: 0, readBytes: 0 });
+    await this.#beside.open();
     const pass = new ScanPass(await openIndex(), this.#threads, (progress) => {
       this.#report({ ...progress, state: 'reading' });
     });
@@ -247,6 +288,7 @@ export class ModelRegistry implements AsyncDisposable {
     this.#report({ ...pass.progress, state: 'done' });
     await this.#threads[Symbol.asyncDispose]();
     this.#threads = undefined;
+    this.#lookBeside();
     const summary = {
       files: pass.progress.files,
       read: pass.readFiles,
@@ -256,6 +298,24 @@ export class ModelRegistry implements AsyncDisposable {
     const { roots: states, ...counts } = summary;
     this.#options.logger.info({ ...counts, roots: states.length }, 'model folders scanned');
     return summary;
+  }
+
+  /** Begins to look beside the files of this scan; what an earlier one began is given up. */
+  #lookBeside(): void {
+    this.#lookingBeside?.stop.abort();
+    const stop = new AbortController();
+    const files = [...this.#roots.values()].flatMap(({ entries }) => entries);
+    const look = async (): Promise<void> => {
+      try {
+        if (!(await this.#beside.update(files, stop.signal)) || stop.signal.aborted) return;
+        this.#changed();
+        this.#report({ ...this.#progress });
+      } catch (error) {
+        if (!stop.signal.aborted)
+          this.#options.logger.warn({ reason: messageOf(error) }, 'what lies beside the models is not known');
+      }
+    };
+    this.#lookingBeside = { done: look(), stop };
   }
 
   async #scanRoot(pass: ScanPass, path: string, names: readonly ModelRoot[]): Promise<void> {

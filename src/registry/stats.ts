@@ -7,6 +7,7 @@
  */
 import { dirname, extname } from 'node:path';
 import type { StatGrouping } from '../protocol/registry.js';
+import { baseOf } from './query.js';
 import type { ModelEntry } from './registry.js';
 
 interface Stat {
@@ -41,7 +42,7 @@ type StatSums = Readonly<Record<StatName, number>>;
 const GROUPINGS = {
   folder: ({ folder }) => folder,
   kind: ({ row }) => row?.kind ?? 'unknown',
-  base: ({ row }) => row?.baseModel ?? 'unknown',
+  base: (entry) => baseOf(entry) ?? 'unknown',
   dtype: ({ row }) => row?.dtype ?? 'unknown',
   directory: ({ path }) => dirname(path),
   extension: ({ name }) => extname(name).toLowerCase(),

@@ -5,10 +5,12 @@ import { openEnvironment } from './environment.js';
 import { FeatureStore } from './feature-store.js';
 import { ModelIndexStore } from './model-index.js';
 import { FileHashes } from './file-hashes.js';
+import { Table } from './table.js';
 
 export type { FeatureStore, FeatureStoreStats } from './feature-store.js';
 export type { IndexedModel, ModelIndexStore } from './model-index.js';
 export { PromptJournal } from './prompt-journal.js';
+export type { Table } from './table.js';
 
 export interface StoreOptions {
   /** A folder of ours; made if missing. */
@@ -33,6 +35,11 @@ export class Store implements AsyncDisposable {
   /** The index of model files, in the form of a version that its user raises when rows change. */
   modelIndex<Row, Hashes>(version: number): ModelIndexStore<Row, Hashes> {
     return new ModelIndexStore<Row, Hashes>(this.#root, version);
+  }
+
+  /** @param name Changes when the form of the values does. */
+  table<Value>(name: string): Table<Value> {
+    return new Table<Value>(this.#root, name);
   }
 
   /** Waits for writes that are under way. Closing twice is harmless. */

@@ -9,6 +9,7 @@
 import { existsSync } from 'node:fs';
 import { isAbsolute } from 'node:path';
 import { z } from 'zod';
+import { throwIfAborted } from '../common/abort.js';
 import { BridgeError, messageOf } from '../common/errors.js';
 
 export interface RunningComfyUI {
@@ -71,32 +72,53 @@ export function readFlags(argv: readonly string[]): RunningFlags {
 }
 
 async function getJson<T>(url: string, schema: z.ZodType<T>): Promise<T> {
-  const unavailable = (problem: string, cause?: unknown): BridgeError =>
-    new BridgeError(
-      'UPSTREAM_UNAVAILABLE',
-      `No ComfyUI answers at ${url}: ${problem}. Is it running, and is the address right?`,
-      { cause, details: { url } },
-    );
-  let text: string;
-  try {
-    const response = await fetch(url, { signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
-    if (!response.ok) throw unavailable(`status ${response.status}`);
-    text = await response.text();
-  } catch (error) {
-    if (error instanceof BridgeError) throw error;
-    throw unavailable(
-      error instanceof Error && error.cause instanceof Error ? error.cause.message : messageOf(error),
-      error,
-    );
-  }
-  if (text.length > MAX_ANSWER_BYTES) throw unavailable('the answer is too long');
+  const text = await getText(url, { maxBytes: MAX_ANSWER_BYTES, timeoutMs: REQUEST_TIMEOUT_MS });
   let json: unknown;
   try {
     json = JSON.parse(text);
   } catch (error) {
-    throw unavailable('the answer is not JSON', error);
+    throw unavailable(url, 'the answer is not JSON', error);
   }
   const parsed = schema.safeParse(json);
-  if (!parsed.success) throw unavailable('the answer is not what ComfyUI gives');
+  if (!parsed.success) throw unavailable(url, 'the answer is not what ComfyUI gives');
   return parsed.data;
+}
+
+interface GetOptions {
+  readonly maxBytes: number;
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** The text of an answer, as much of it as is allowed. @throws {BridgeError} `UPSTREAM_UNAVAILABLE`; `CANCELLED` */
+export async function getText(url: string, { maxBytes, timeoutMs, signal }: GetOptions): Promise<string> {
+  const limit = AbortSignal.timeout(timeoutMs);
+  try {
+    const response = await fetch(url, { signal: signal === undefined ? limit : AbortSignal.any([limit, signal]) });
+    if (!response.ok) throw unavailable(url, `status ${response.status}`);
+    const parts: Uint8Array[] = [];
+    let bytes = 0;
+    for await (const part of (response.body ?? []) as AsyncIterable<Uint8Array>) {
+      bytes += part.byteLength;
+      if (bytes > maxBytes) throw unavailable(url, `the answer is longer than ${maxBytes} bytes`);
+      parts.push(part);
+    }
+    return Buffer.concat(parts).toString('utf8');
+  } catch (error) {
+    throwIfAborted(signal);
+    if (error instanceof BridgeError) throw error;
+    throw unavailable(
+      url,
+      error instanceof Error && error.cause instanceof Error ? error.cause.message : messageOf(error),
+      error,
+    );
+  }
+}
+
+function unavailable(url: string, problem: string, cause?: unknown): BridgeError {
+  return new BridgeError(
+    'UPSTREAM_UNAVAILABLE',
+    `No ComfyUI answers at ${url}: ${problem}. Is it running, and is the address right?`,
+    { cause, details: { url } },
+  );
 }

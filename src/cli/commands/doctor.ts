@@ -3,6 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { Command } from 'commander';
 import {
   findIssues,
+  findValueIssues,
   issueJson,
   missingJson,
   pairingJson,
@@ -14,10 +15,11 @@ import {
 } from '../../library/index.js';
 import { writeJson } from '../../protocol/json.js';
 import { addFlags } from '../options.js';
-import { printJson, printLine } from '../output.js';
-import { withRegistry, type RegistrySession } from '../registry-session.js';
+import { formatBytes, printJson, printLine } from '../output.js';
+import { createProgressLine, withRegistry, type RegistrySession } from '../registry-session.js';
 
 interface DoctorOptions {
+  readonly checkValues?: boolean;
   readonly json?: boolean;
   readonly repaired?: string;
 }
@@ -27,19 +29,28 @@ export function doctorCommand(): Command {
     .description('pair adapters with encoders and report what is broken; with a workflow, find its models')
     .argument('[workflow]', 'a workflow: JSON, or a PNG or WebP that carries one')
     .option('--repaired <file>', 'write the workflow with the names that fit here')
+    .option('--check-values', 'read all models whole and look for NaN and infinity; what was read before is kept')
     .option('--json', 'one JSON document');
   addFlags(command, ['folders']);
   return command.action(async (workflow: string | undefined, options: DoctorOptions) => {
     await withRegistry(command, async (session) => {
-      if (workflow === undefined) examine(session, options);
+      if (workflow === undefined) await examine(session, options);
       else await examineWorkflow(session, workflow, options);
     });
   });
 }
 
-function examine({ registry }: RegistrySession, { json }: DoctorOptions): void {
+async function examine({ registry }: RegistrySession, { json, checkValues }: DoctorOptions): Promise<void> {
   const pairs = pairModels(registry.entries());
   const issues = findIssues(registry);
+  if (checkValues === true) {
+    const line = createProgressLine();
+    const onProgress = (done: number, total: number): void => {
+      line.show(`reading values: ${formatBytes(done)} of ${formatBytes(total)}`);
+    };
+    issues.push(...(await findValueIssues(registry, registry.entries(), { onProgress })));
+    line.clear();
+  }
   if (json === true) {
     printJson({ pairs: pairs.map(pairingJson), issues: issues.map(issueJson) });
     return;

@@ -32,7 +32,7 @@ export function duplicatesCommand(): Command {
       printLine(
         found.groups.length === 0
           ? 'No file is there twice.'
-          : `${formatBytes(found.reclaimableBytes)} can be freed in ${found.groups.length} groups.`,
+          : `${formatBytes(found.reclaimableBytes)} can be freed in ${found.groups.length} ${found.groups.length === 1 ? 'group' : 'groups'}.`,
       );
     });
   });

@@ -18,7 +18,7 @@ export function serveCommand(): Command {
     await using server = await startServer(bridge);
     if (options.json === true) printJson({ url: server.url, port: server.port });
     else printLine(`Vision Bridge listens on ${server.url}`);
-    bridge.registry.start();
+    bridge.startBackground();
     const stopped = new AbortController();
     await Promise.race(['SIGINT', 'SIGTERM'].map((name) => once(process, name, { signal: stopped.signal })));
     stopped.abort();

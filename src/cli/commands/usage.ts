@@ -1,6 +1,6 @@
-/** `vision-bridge usage`: which models the pictures of the output folder were made with, and which none was. */
+/** `vision-bridge usage`: which models were used, how often and when last, and which were not. */
 import { Command } from 'commander';
-import { countUsage, findPictureWorkflows, usageJson } from '../../library/index.js';
+import { usageJson } from '../../library/index.js';
 import { addFlags } from '../options.js';
 import { formatBytes, printJson, printLine, printTable } from '../output.js';
 import { withRegistry } from '../registry-session.js';
@@ -9,27 +9,34 @@ const SHOWN = 50;
 
 export function usageCommand(): Command {
   const command = new Command('usage')
-    .description('which models were used, from the workflows in the pictures of the output folder, and which were not')
+    .description(
+      'which models were used, by the history of a running ComfyUI (--comfyui-url) and the pictures of the output folder, and which were not',
+    )
     .option('--json', 'one JSON document');
   addFlags(command, ['folders']);
   return command.action(async (options: { json?: boolean }) => {
-    await withRegistry(command, async ({ registry, paths }) => {
-      const usage = countUsage(await findPictureWorkflows(paths.outputDirectory), registry.entries());
+    await withRegistry(command, async ({ registry, usage: tracker }) => {
+      const usage = await tracker.usage(registry.entries());
       if (options.json === true) {
         printJson(usageJson(usage));
         return;
       }
-      printLine(`${usage.workflows} workflows in ${paths.outputDirectory}`);
+      for (const problem of usage.problems) process.stderr.write(`warning: ${problem}\n`);
+      const sources = [usage.comfyuiUrl ?? [], usage.outputDirectory].flat();
+      printLine(`${usage.runs} runs, by ${sources.join(' and ')}`);
       printTable(
-        ['used', 'last', 'model'],
+        ['runs', 'last', 'workflows', 'model'],
         usage.used
           .slice(0, SHOWN)
-          .map(({ model, count, lastUsed }) => [
+          .map(({ model, count, lastUsedMs, workflowIds }) => [
             count,
-            new Date(lastUsed).toISOString().slice(0, 10),
+            new Date(lastUsedMs).toISOString().slice(0, 10),
+            workflowIds.length,
             `${model.folder}/${model.name}`,
           ]),
       );
+      if (usage.gone.length > 0) printLine('\nUsed, and gone:');
+      for (const { name, count } of usage.gone.slice(0, SHOWN)) printLine(`  ${name} (${count})`);
       printLine(`\nNot used: ${usage.unused.length} files, ${formatBytes(usage.unusedBytes)}`);
       printTable(
         ['size', 'model'],

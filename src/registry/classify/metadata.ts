@@ -180,6 +180,11 @@ function baseFamily(base: string): string {
   );
 }
 
+/** Whether two base models are one kind to a LoRA. */
+export function isSameFamily(a: string, b: string): boolean {
+  return baseFamily(a) === baseFamily(b);
+}
+
 function withoutAlphaTensor(table: TableFacts): Omit<TableFacts, 'alphaTensor'> {
   return Object.fromEntries(Object.entries(table).filter(([name]) => name !== 'alphaTensor')) as unknown as TableFacts;
 }

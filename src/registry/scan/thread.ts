@@ -18,6 +18,8 @@ export interface ReadModel {
 }
 
 export type ScanAnswer =
+  /** The thread has its program, and begins with what it was sent. */
+  | { readonly type: 'loaded' }
   /** The request is being worked on. */
   | { readonly id: number; readonly type: 'alive' }
   | { readonly id: number; readonly type: 'walked'; readonly files: WalkedFiles }
@@ -35,6 +37,7 @@ export function serveScan(): void {
   parentPort?.on('message', (request: ScanRequest) => {
     void answer(reader, request).then((result) => parentPort?.postMessage(result));
   });
+  parentPort?.postMessage({ type: 'loaded' } satisfies ScanAnswer);
 }
 
 async function answer(reader: ModelReader, request: ScanRequest): Promise<ScanAnswer> {

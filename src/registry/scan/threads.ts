@@ -23,6 +23,8 @@ interface Job {
 
 interface Thread {
   readonly worker: Worker;
+  /** It has loaded its program: before that it is nobody's folder that is slow. */
+  isLoaded: boolean;
   job: Job | undefined;
   isHeldUp: boolean;
   heldUpTimer: NodeJS.Timeout | undefined;
@@ -108,13 +110,18 @@ export class ScanThreads implements AsyncDisposable {
 
   #give(thread: Thread, job: Job): void {
     thread.job = job;
+    if (thread.isLoaded) this.#awaitAnswer(thread);
+    this.#awaitSign(thread);
+    thread.worker.postMessage({ ...job.work, id: this.#nextId });
+    this.#nextId += 1;
+  }
+
+  #awaitAnswer(thread: Thread): void {
+    clearTimeout(thread.heldUpTimer);
     thread.heldUpTimer = setTimeout(() => {
       thread.isHeldUp = true;
       this.#dispatch();
     }, HELD_UP_MS);
-    this.#awaitSign(thread);
-    thread.worker.postMessage({ ...job.work, id: this.#nextId });
-    this.#nextId += 1;
   }
 
   #awaitSign(thread: Thread): void {
@@ -128,8 +135,20 @@ export class ScanThreads implements AsyncDisposable {
   #start(): Thread {
     const { entry } = this.#options;
     const worker = new Worker(entry, { execArgv: threadLoaderArguments(entry), resourceLimits: LIMITS });
-    const thread: Thread = { worker, job: undefined, isHeldUp: false, heldUpTimer: undefined, deadTimer: undefined };
+    const thread: Thread = {
+      worker,
+      isLoaded: false,
+      job: undefined,
+      isHeldUp: false,
+      heldUpTimer: undefined,
+      deadTimer: undefined,
+    };
     worker.on('message', (answer: ScanAnswer) => {
+      if (answer.type === 'loaded') {
+        thread.isLoaded = true;
+        if (thread.job !== undefined) this.#awaitAnswer(thread);
+        return;
+      }
       if (answer.type === 'alive') {
         this.#awaitSign(thread);
         return;

@@ -4,10 +4,13 @@ import type { Bridge } from '../../bridge.js';
 import { readPackageVersion } from '../../common/package-version.js';
 import { NODE_PROTOCOL } from '../../nodes/index.js';
 import type { Jsonable } from '../../protocol/json.js';
+import { describeApi } from '../openapi.js';
 import { sendJson } from '../reply.js';
 
 export function registerBridgeRoutes(app: FastifyInstance, bridge: Bridge): void {
   const version = readPackageVersion();
+  app.get('/bridge/v1/openapi.json', (_request, reply) => sendJson(reply, describeApi(version)));
+
   app.get('/bridge/v1/health', (_request, reply) => {
     const { inference, queue, installation, paths } = bridge;
     const { pid, pendingCalls, crashes } = inference.state;

@@ -24,7 +24,7 @@ import { abortWhenClosed, SAFETENSORS, sendJson, sendParts } from '../reply.js';
 
 const outputNames = Object.keys(OUTPUT_FIELDS) as [OutputName, ...OutputName[]];
 
-const querySchema = z.object({
+export const encodeQuerySchema = z.object({
   model: z.string().min(1, 'name a model of the clip_vision folder'),
   crop: z.enum(['center', 'none']).default('center'),
   precision: z.enum(['comfy', 'fp32', 'int8']).default('comfy'),
@@ -42,7 +42,7 @@ const querySchema = z.object({
 export function registerEncodeRoute(app: FastifyInstance, bridge: Bridge): void {
   const maxBytes = maxUploadBytes(bridge.config);
   app.post('/bridge/v1/encode', async (request, reply) => {
-    const query = querySchema.safeParse(request.query);
+    const query = encodeQuerySchema.safeParse(request.query);
     if (!query.success) {
       throw new InvalidRequestError(
         query.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; '),

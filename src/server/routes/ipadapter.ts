@@ -88,6 +88,17 @@ const similarityQuery = z.object({
   face: z.union([z.enum(['first', 'largest']), z.coerce.number().int().min(0).max(1000)]).default('largest'),
 });
 
+/** By route, for the description of the API. */
+export const IPADAPTER_QUERIES = {
+  inspect: adapterQuery,
+  weights: weightsQuery,
+  layers: layersQuery,
+  embeds: encodeQuery,
+  combine: combineQuery,
+  project: projectQuery,
+  similarity: similarityQuery,
+};
+
 export function registerIPAdapterRoutes(app: FastifyInstance, bridge: Bridge): void {
   const maxBytes = maxUploadBytes(bridge.config);
   const { adapters, references, faces, folders } = bridge.ipadapter;

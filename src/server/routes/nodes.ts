@@ -11,14 +11,14 @@ import { abortWhenClosed, pathText, SAFETENSORS } from '../reply.js';
 
 const MAX_ID_LENGTH = 200;
 
-const querySchema = z.object({
+export const nodeQuerySchema = z.object({
   call_id: z.string().min(1).max(MAX_ID_LENGTH).optional(),
   client_id: z.string().min(1).max(MAX_ID_LENGTH).optional(),
 });
 
 export function registerNodeRoutes(app: FastifyInstance, { nodeCalls, paths, vision, ipadapter }: Bridge): void {
   app.post('/bridge/v1/nodes/:classType', async (request, reply) => {
-    const query = querySchema.safeParse(request.query);
+    const query = nodeQuerySchema.safeParse(request.query);
     if (!query.success)
       throw new InvalidRequestError(`call_id and client_id are texts of at most ${MAX_ID_LENGTH} characters.`);
     const { call_id: callId = randomUUID(), client_id: clientId } = query.data;

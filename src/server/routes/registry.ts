@@ -1,34 +1,50 @@
 /** `/bridge/v1/stats`, `/models`, `/doctor` …: what the user's files are. Answers come from memory; `wait` waits for a scan. */
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { Bridge } from '../../bridge.js';
-import { InvalidRequestError, ModelNotFoundError } from '../../common/errors.js';
+import { BridgeError, InvalidRequestError, ModelNotFoundError } from '../../common/errors.js';
 import {
-  countUsage,
   DEFAULT_FIELDS,
   duplicatesJson,
   findIssues,
-  findPictureWorkflows,
+  findValueIssues,
+  hashesJson,
   issueJson,
   missingJson,
+  modelDetailsJson,
   modelJson,
   pairingJson,
   pairModels,
   resolveWorkflow,
   statsJson,
   usageJson,
+  valuesJson,
 } from '../../library/index.js';
-import type { Jsonable } from '../../protocol/json.js';
+import { isJsonObject, type Jsonable } from '../../protocol/json.js';
 import { groupingSchema, modelQuerySchema } from '../../protocol/registry.js';
 import { findDuplicates, MODEL_FIELDS, type ModelEntry, type ModelRegistry } from '../../registry/index.js';
-import { pathText, queryText, readJsonBody, sendJson } from '../reply.js';
+import { modelPicture } from '../model-files.js';
+import { abortWhenClosed, pathText, queryText, readJsonBody, sendJson } from '../reply.js';
 
 const DEFAULT_LIMIT = 1000;
 
-export function registerRegistryRoutes(app: FastifyInstance, { registry, directories }: Bridge): void {
+/** What the routes take in their query, beside what protocol/ has. */
+const waitSchema = z.object({ wait: z.enum(['true', 'false']).optional() });
+export const REGISTRY_QUERIES = {
+  wait: waitSchema,
+  stats: waitSchema.extend({ by: groupingSchema.optional() }),
+  models: z.object({ ...modelQuerySchema.shape, fields: z.string().optional(), ...waitSchema.shape }),
+  doctor: waitSchema.extend({ check_values: z.enum(['true', 'false']).optional() }),
+};
+
+export function registerRegistryRoutes(app: FastifyInstance, { registry, usage }: Bridge): void {
   const ready = async (request: FastifyRequest): Promise<void> => {
-    if (queryText(request, 'wait') === 'true') await registry.scan();
+    if (queryText(request, 'wait') === 'true') await registry.refresh();
     else registry.start();
+  };
+  const requested = async (request: FastifyRequest): Promise<ModelEntry> => {
+    await ready(request);
+    return findEntry(registry, pathText(request, 'folder'), pathText(request, '*'));
   };
 
   app.get('/bridge/v1/stats', async (request, reply) => {
@@ -50,33 +66,70 @@ export function registerRegistryRoutes(app: FastifyInstance, { registry, directo
     });
   });
 
-  app.get('/bridge/v1/models/:folder/*', async (request, reply) => {
-    await ready(request);
-    const entry = findEntry(registry, pathText(request, 'folder'), pathText(request, '*'));
-    return sendJson(reply, await describe(registry, entry));
+  app.get('/bridge/v1/models/:folder/*', async (request, reply) =>
+    sendJson(reply, await modelDetailsJson(registry, await requested(request))),
+  );
+
+  app.get('/bridge/v1/preview/:folder/*', async (request, reply) => {
+    const { path } = await requested(request);
+    const picture = await modelPicture(path);
+    if (picture === undefined) throw new BridgeError('NOT_FOUND', `There is no picture of ${path}, nor in its header.`);
+    return reply.header('content-type', 'image/webp').send(picture);
   });
 
   app.post('/bridge/v1/hash/:folder/*', async (request, reply) => {
-    await ready(request);
-    const entry = findEntry(registry, pathText(request, 'folder'), pathText(request, '*'));
-    return sendJson(reply, { ...(await registry.hash(entry, { signal: abortWhenClosed(reply) })) });
+    const entry = await requested(request);
+    const signal = abortWhenClosed(reply);
+    const hash = async (file: ModelEntry): Promise<Record<string, Jsonable>> =>
+      hashesJson(await registry.hash(file, { signal }), file, await registry.details(file));
+    if (entry.shards === undefined) return sendJson(reply, await hash(entry));
+    const parts: Jsonable[] = [];
+    for (const part of entry.shards.parts) parts.push({ path: part.path, ...(await hash(part)) });
+    return sendJson(reply, { parts });
   });
 
-  app.post('/bridge/v1/duplicates', async (request, reply) => {
-    await ready(request);
-    return sendJson(
-      reply,
-      duplicatesJson(await findDuplicates(registry, registry.entries(), { signal: abortWhenClosed(reply) })),
-    );
+  app.post('/bridge/v1/check-values/:folder/*', async (request, reply) => {
+    const entry = await requested(request);
+    const check = await registry.contents.checkValues(entry, { signal: abortWhenClosed(reply) });
+    return sendJson(reply, valuesJson(check));
+  });
+
+  // Only the one that is told to reads files.
+  for (const [method, mayRead] of [
+    ['GET', false],
+    ['POST', true],
+  ] as const) {
+    app.route({
+      method,
+      url: '/bridge/v1/duplicates',
+      handler: async (request, reply) => {
+        await ready(request);
+        const options = { mayRead, signal: abortWhenClosed(reply) };
+        return sendJson(reply, duplicatesJson(await findDuplicates(registry, registry.entries(), options)));
+      },
+    });
+  }
+
+  const examine = (): Record<string, Jsonable> => ({
+    pairs: pairModels(registry.entries()).map(pairingJson),
+    issues: findIssues(registry).map(issueJson),
+    scan: { ...registry.progress },
   });
 
   app.get('/bridge/v1/doctor', async (request, reply) => {
     await ready(request);
-    return sendJson(reply, {
-      pairs: pairModels(registry.entries()).map(pairingJson),
-      issues: findIssues(registry).map(issueJson),
-      scan: { ...registry.progress },
-    });
+    const found = examine();
+    if (queryText(request, 'check_values') !== 'true') return sendJson(reply, found);
+    const values = await findValueIssues(registry, registry.entries(), { signal: abortWhenClosed(reply) });
+    return sendJson(reply, { ...found, issues: [...findIssues(registry), ...values].map(issueJson) });
+  });
+
+  app.post('/bridge/v1/doctor', async (request, reply) => {
+    await ready(request);
+    const body = readJsonBody(request);
+    const workflow = isJsonObject(body) ? body.get('workflow') : undefined;
+    const models = workflow === undefined ? {} : missingJson(resolveWorkflow(workflow, registry.entries()));
+    return sendJson(reply, { ...examine(), ...models });
   });
 
   app.post('/bridge/v1/missing-models', async (request, reply) => {
@@ -86,19 +139,8 @@ export function registerRegistryRoutes(app: FastifyInstance, { registry, directo
 
   app.get('/bridge/v1/usage', async (request, reply) => {
     await ready(request);
-    const workflows = await findPictureWorkflows(directories.output, abortWhenClosed(reply));
-    return sendJson(reply, usageJson(countUsage(workflows, registry.entries())));
+    return sendJson(reply, usageJson(await usage.usage(registry.entries(), { signal: abortWhenClosed(reply) })));
   });
-}
-
-async function describe(registry: ModelRegistry, entry: ModelEntry): Promise<Record<string, Jsonable>> {
-  const details = await registry.details(entry);
-  const hashes = await registry.knownHashes(entry);
-  return {
-    ...modelJson(entry, Object.keys(MODEL_FIELDS)),
-    details: (details ?? null) as Jsonable,
-    hashes: hashes === undefined ? null : { ...hashes },
-  };
 }
 
 /** @throws {ModelNotFoundError} */
@@ -106,7 +148,12 @@ function findEntry(registry: ModelRegistry, folder: string, name: string): Model
   const plain = name.replaceAll('\\', '/');
   const found = registry
     .entries()
-    .find((entry) => entry.folder === folder && entry.name === plain && entry.shadowedBy === undefined);
+    .find(
+      (entry) =>
+        entry.folder === folder &&
+        entry.shadowedBy === undefined &&
+        (entry.name === plain || entry.shards?.parts.some((part) => part.name === plain) === true),
+    );
   if (found !== undefined) return found;
   throw new ModelNotFoundError(`No ${folder} model is called "${name}".`, { details: { folder, name } });
 }
@@ -126,13 +173,4 @@ function parseFields(fields: unknown): readonly string[] {
   throw new InvalidRequestError(
     `fields: ${unknown.join(', ')} ${unknown.length === 1 ? 'is' : 'are'} not known. Known: ${Object.keys(MODEL_FIELDS).join(', ')}.`,
   );
-}
-
-/** Fires when the caller goes away before the answer is written. */
-function abortWhenClosed(reply: FastifyReply): AbortSignal {
-  const controller = new AbortController();
-  reply.raw.on('close', () => {
-    if (!reply.raw.writableFinished) controller.abort();
-  });
-  return controller.signal;
 }

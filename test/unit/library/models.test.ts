@@ -2,14 +2,7 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import {
-  countUsage,
-  findIssues,
-  findPictureWorkflows,
-  pairModels,
-  readWorkflowFile,
-  resolveWorkflow,
-} from '../../../src/library/index.js';
+import { findIssues, pairModels, readWorkflowFile, resolveWorkflow } from '../../../src/library/index.js';
 import { encodePng } from '../../../src/image/index.js';
 import { parseJson, writeJson } from '../../../src/protocol/json.js';
 import { f32Tensor } from '../../../src/tensor/tensor.js';
@@ -111,8 +104,8 @@ describe('missing models', () => {
     const path = join(tree.root, 'output.png');
     await writeFile(path, await encodePng(image, 0, new Map([['prompt', writeJson(PROMPT)]]), 1));
     expect(writeJson(await readWorkflowFile(path))).toBe(writeJson(PROMPT));
-    const usage = countUsage(await findPictureWorkflows(tree.root), tree.registry.entries());
-    expect(usage.workflows).toBe(1);
+    const usage = await tree.trackUsage({ outputDirectory: tree.root }).usage(tree.registry.entries());
+    expect(usage.runs).toBe(1);
     expect(usage.used.map(({ model, count }) => [model.name, count]).sort()).toEqual([
       ['style/My_Lora-v2.safetensors', 1],
       ['vit-g.safetensors', 1],
