@@ -10,7 +10,7 @@ import type { ModelHeader } from './model-header.js';
 export interface TensorNames {
   name(id: number): string;
   /** What a pure function makes of a name, by the name's number. It is called once per name where that is possible. */
-  memo<T extends NonNullable<unknown>>(describe: (name: string) => T): (id: number) => T;
+  memo<T extends number | object>(describe: (name: string) => T): (id: number) => T;
 }
 
 export interface TensorColumns {
@@ -175,7 +175,7 @@ class ListedNames implements TensorNames {
     return this.#names[id] ?? '';
   }
 
-  memo<T extends NonNullable<unknown>>(describe: (name: string) => T): (id: number) => T {
+  memo<T extends number | object>(describe: (name: string) => T): (id: number) => T {
     const made: T[] = [];
     return (id) => (made[id] ??= describe(this.name(id)));
   }

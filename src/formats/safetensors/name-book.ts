@@ -102,7 +102,7 @@ export class NameBook implements TensorNames {
     return name;
   }
 
-  memo<T extends NonNullable<unknown>>(describe: (name: string) => T): (id: number) => T {
+  memo<T extends number | object>(describe: (name: string) => T): (id: number) => T {
     let made = this.#made.get(describe) as (T | undefined)[] | undefined;
     if (made === undefined) this.#made.set(describe, (made = []));
     const values = made;

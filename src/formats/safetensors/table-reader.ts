@@ -72,8 +72,8 @@ export class TableReader {
   #sideCount = 0;
   /** End of the tensor before. */
   #end = 0;
-  /** So far each tensor begins where the one before ends. */
-  #isInOrder = true;
+  /** Tensors that do not begin where the one before ends. */
+  #misplaced = 0;
   #metadata: Range | undefined;
   #lastName = -1;
   /** What followed the last name that was not guessed, up to the numbers of the shape, and the dtype that it says. */
@@ -100,11 +100,11 @@ export class TableReader {
     this.#table += 1;
     this.#sideCount = 0;
     this.#end = 0;
-    this.#isInOrder = true;
+    this.#misplaced = 0;
     this.#metadata = undefined;
     this.#lastName = -1;
     if (!this.#entries() || skipBlanks(bytes, this.#at) !== bytes.length) return undefined;
-    if (!this.#isInOrder && !this.#isCovered()) return undefined;
+    if (this.#misplaced > 0 && !this.#isCovered()) return undefined;
     const [book, table] = [this.#book, this.#table];
     return new TensorTable({
       count: this.#count,
@@ -241,7 +241,7 @@ export class TableReader {
   #keep(id: number): void {
     const index = this.#count;
     const begin = this.#offsets[index] ?? 0;
-    if (begin !== this.#end) this.#isInOrder = false;
+    if (begin !== this.#end) this.#misplaced += 1;
     this.#end = begin + (this.#sizes[index] ?? 0);
     this.#count = index + 1;
     this.#sideCount = this.#sideStarts[index + 1] ?? 0;
@@ -260,8 +260,8 @@ export class TableReader {
     const last = bytes.length - 4;
     let stop = start;
     let hash = 0;
-    for (let four = 0; stop <= last; stop += 4) {
-      four = view.getInt32(stop, true);
+    for (; stop <= last; stop += 4) {
+      const four = view.getInt32(stop, true);
       if (!isPlain(four)) break;
       hash = hashStep(hash, four);
     }

@@ -9,8 +9,8 @@
 export type TagFrequencies = ReadonlyMap<string, ReadonlyMap<string, number>>;
 
 /** `"tag": 12`, and what closes or continues. Tags with escapes, and numbers that are no plain counts, do not fit. */
-const ENTRY = /[ \t\n\r]*"([^"\\\u0000-\u001f]*)"[ \t\n\r]*:[ \t\n\r]*(0|[1-9]\d{0,14})[ \t\n\r]*([,}])/y;
-const FOLDER = /[ \t\n\r]*"([^"\\\u0000-\u001f]*)"[ \t\n\r]*:[ \t\n\r]*\{/y;
+const ENTRY = /[ \t\n\r]*"([^"\\\p{Cc}]*)"[ \t\n\r]*:[ \t\n\r]*(0|[1-9]\d{0,14})[ \t\n\r]*([,}])/uy;
+const FOLDER = /[ \t\n\r]*"([^"\\\p{Cc}]*)"[ \t\n\r]*:[ \t\n\r]*\{/uy;
 const EMPTY = /[ \t\n\r]*\}/y;
 const NEXT = /[ \t\n\r]*([,}])/y;
 /** Keys like these come first in an object, whatever their place in the text. */

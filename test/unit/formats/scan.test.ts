@@ -114,7 +114,7 @@ const numbered = (count: number, stem: string): string[] =>
   Array.from({ length: count }, (_none, i) => `${stem}_${i}.lora_down.weight`);
 
 describe('the fast reader', () => {
-  it('reads what the careful reader reads', () => {
+  it('reads what the careful reader reads', { timeout: 120_000 }, () => {
     const scanner = new HeaderScanner(describeTable);
     fc.assert(
       fc.property(header, ({ json, dataBytes }) => {
@@ -126,7 +126,7 @@ describe('the fast reader', () => {
     );
   });
 
-  it('refuses what the careful reader refuses, in the same words', () => {
+  it('refuses what the careful reader refuses, in the same words', { timeout: 120_000 }, () => {
     const scanner = new HeaderScanner(describeTable);
     fc.assert(
       fc.property(
