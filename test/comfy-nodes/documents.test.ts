@@ -69,7 +69,9 @@ describe.each(languages)('the language %s', (language) => {
         expect(own?.inputs?.[name]?.tooltip !== undefined, `${type}.${name}`).toBe(typeof options.tooltip === 'string');
       }
       for (const [slot, { tooltip }] of outputs.entries())
-        expect(own?.outputs?.[slot]?.tooltip !== undefined, `${type}.${slot}`).toBe(typeof tooltip === 'string');
+        expect(own?.outputs?.[String(slot)]?.tooltip !== undefined, `${type}.${slot}`).toBe(
+          typeof tooltip === 'string',
+        );
     }
   });
 
