@@ -30,8 +30,12 @@ interface WorkflowNode {
 it.each(names)('%s has a help page that names its inputs and outputs', (name) => {
   const page = readFileSync(join(PACK, 'web', 'docs', `${name}.md`), 'utf8');
   const node = nodes.find(({ class_type: classType }) => classType === name);
-  for (const { name: socket } of [...(node?.inputs ?? []), ...(node?.outputs ?? [])])
-    expect(page).toContain(`\`${socket}\``);
+  // Of the nodes that the bridge does not serve, the English texts know the sockets.
+  const texts = (textsOf('en', 'nodeDefs.json') as Readonly<Record<string, Texts>>)[name];
+  const inputs = node?.inputs.map((input) => input.name) ?? Object.keys(texts?.inputs ?? {});
+  const outputs = node?.outputs ?? Object.values(texts?.outputs ?? {});
+  expect(inputs.length).toBeGreaterThan(0);
+  for (const socket of [...inputs, ...outputs.map((output) => output.name)]) expect(page).toContain(`\`${socket}\``);
 });
 
 interface Socket {
