@@ -123,7 +123,7 @@ def core_uses(image: torch.Tensor) -> dict[str, Callable[[Any], Any]]:
             ]
         ],
         "StyleModelApply": lambda vision: nodes.StyleModelApply().apply_stylemodel(
-            [[torch.ones(2, 7, 1024), {}]], StyleModel(), encode(vision), 1.0, "multiply"
+            [[torch.ones(1, 7, 1024), {}]], StyleModel(), encode(vision), 1.0, "multiply"
         ),
         "SVD_img2vid_Conditioning": lambda vision: call(
             nodes_video_model.SVD_img2vid_Conditioning,
