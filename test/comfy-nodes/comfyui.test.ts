@@ -145,7 +145,8 @@ describe.skipIf(checkout === undefined)('in a real ComfyUI', () => {
   let workflows: string[] = [];
 
   beforeAll(async () => {
-    bridge = await startTestBridge();
+    // Equal pictures are then run again and again, so that there is something to interrupt.
+    bridge = await startTestBridge({ featureStore: false });
     ({ root } = bridge.tree);
     const models = join(root, 'models', 'clip_vision');
     const encoder = await readFile(join(models, 'CLIP-ViT-H-demo.safetensors'));
@@ -224,7 +225,7 @@ describe.skipIf(checkout === undefined)('in a real ComfyUI', () => {
       expect(error).toMatchObject({ node_id: '2', node_type: 'VisionBridgeCLIPVisionLoader' });
       expect(error?.['exception_message']).toMatch(/Vision Bridge \[SAFETENSORS_INVALID\]: .*truncated download/s);
 
-      const many = { class_type: 'EmptyImage', inputs: { width: 64, height: 64, batch_size: 4096, color: 1234 } };
+      const many = { class_type: 'EmptyImage', inputs: { width: 64, height: 64, batch_size: 256, color: 1234 } };
       const long = await comfyUI.queue(encode('clip_vision_h.safetensors', many));
       const pending = async (): Promise<number> => {
         const health = await fetch(`${bridge.url}/bridge/v1/health`);

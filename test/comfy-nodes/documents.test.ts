@@ -30,8 +30,12 @@ interface WorkflowNode {
 it.each(names)('%s has a help page that names its inputs and outputs', (name) => {
   const page = readFileSync(join(PACK, 'web', 'docs', `${name}.md`), 'utf8');
   const node = nodes.find(({ class_type: classType }) => classType === name);
-  for (const { name: socket } of [...(node?.inputs ?? []), ...(node?.outputs ?? [])])
-    expect(page).toContain(`\`${socket}\``);
+  // Of the nodes that the bridge does not serve, the English texts know the sockets.
+  const texts = (textsOf('en', 'nodeDefs.json') as Readonly<Record<string, Texts>>)[name];
+  const inputs = node?.inputs.map((input) => input.name) ?? Object.keys(texts?.inputs ?? {});
+  const outputs = node?.outputs ?? Object.values(texts?.outputs ?? {});
+  expect(inputs.length).toBeGreaterThan(0);
+  for (const socket of [...inputs, ...outputs.map((output) => output.name)]) expect(page).toContain(`\`${socket}\``);
 });
 
 interface Socket {
@@ -69,7 +73,9 @@ describe.each(languages)('the language %s', (language) => {
         expect(own?.inputs?.[name]?.tooltip !== undefined, `${type}.${name}`).toBe(typeof options.tooltip === 'string');
       }
       for (const [slot, { tooltip }] of outputs.entries())
-        expect(own?.outputs?.[slot]?.tooltip !== undefined, `${type}.${slot}`).toBe(typeof tooltip === 'string');
+        expect(own?.outputs?.[String(slot)]?.tooltip !== undefined, `${type}.${slot}`).toBe(
+          typeof tooltip === 'string',
+        );
     }
   });
 
