@@ -53,7 +53,7 @@ interface Group {
 }
 
 /** The identity of a model in several files, from those of its parts. */
-export function shardsKey(parts: readonly { readonly key: string }[]): string {
+function shardsKey(parts: readonly { readonly key: string }[]): string {
   const hash = createHash('sha256');
   for (const { key } of parts) hash.update(`${key}\n`);
   return `shards:${hash.digest('hex')}`;
