@@ -231,7 +231,7 @@ function createUsageTracker(store: () => Promise<Store>, options: TrackingOption
   return new UsageTracker({ ...options, openTables });
 }
 
-export interface TrackingOptions {
+interface TrackingOptions {
   readonly outputDirectory: string;
   /** A running ComfyUI whose history is read. */
   readonly comfyuiUrl?: string | undefined;

@@ -119,7 +119,7 @@ function issuesOf(entry: ModelEntry): HealthIssue[] {
       kind: 'dangerous',
       severity: 'error',
       path,
-      problem: 'its pickle would run commands when it is loaded',
+      problem: `its pickle would run commands when it is loaded: it imports ${row.dangerous?.join(', ') ?? 'what runs them'}`,
       fix: 'Delete it. If you loaded it, treat this machine as compromised.',
     });
   }

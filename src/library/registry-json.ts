@@ -44,7 +44,7 @@ export async function modelDetailsJson(registry: ModelRegistry, entry: ModelEntr
     details: (details ?? null) as Jsonable,
     hashes: hashes === undefined ? null : hashesJson(hashes, entry, details),
     values: values === undefined ? null : valuesJson(values),
-    claims: beside === undefined ? null : ({ ...beside.claims } as Jsonable),
+    claims: beside === undefined ? null : { ...beside.claims },
     ...(shards === undefined ? {} : { files: shards.parts.map(({ path }) => path), index: shards.index ?? null }),
   };
 }

@@ -186,7 +186,7 @@ function mergeClaims(all: readonly SidecarClaims[]): SidecarClaims {
   let merged: SidecarClaims = {};
   for (const claims of all.toReversed()) merged = { ...merged, ...claims };
   const named = all.find(({ baseModelText }) => baseModelText !== undefined);
-  const { baseModel: _base, baseModelText: _text, ...rest } = merged;
+  const rest = Object.fromEntries(Object.entries(merged).filter(([name]) => !name.startsWith('baseModel')));
   const hashes = Object.assign({}, ...all.toReversed().map((claims) => claims.hashes ?? {})) as Record<string, string>;
   return {
     ...rest,

@@ -38,6 +38,8 @@ export interface PickleFacts {
   readonly globals: readonly string[];
   /** `safe`: tensors and plain containers only; `dangerous`: it would run commands; `unknown`: anything else. */
   readonly verdict: 'safe' | 'dangerous' | 'unknown';
+  /** Those of the globals that run commands. */
+  readonly dangerous?: readonly string[];
 }
 
 export interface ModelReading {

@@ -58,7 +58,7 @@ export interface ModelEntry {
   /** Path of a file of the same name in an earlier root, which ComfyUI opens instead. */
   readonly shadowedBy?: string;
   /** Absent while the scan has not come to it. */
-  readonly row?: ModelRow;
+  readonly row?: ModelRow | undefined;
   /** What files beside it claim. */
   readonly beside?: ModelBeside;
   /** For a model in several files, whose first part this entry names. */

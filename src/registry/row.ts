@@ -4,7 +4,7 @@ import type { AdapterFacts, ModelKind, VisionFacts } from './classify/facts.js';
 import type { FileStat, ModelFormat, ModelReading, ModelStatus, PickleFacts } from './read-model.js';
 
 /** Raised when rows or details change their form or the rules their answers: files are then read again. */
-export const INDEX_VERSION = 1;
+export const INDEX_VERSION = 2;
 
 export interface ModelRow {
   readonly status: ModelStatus;
@@ -27,6 +27,8 @@ export interface ModelRow {
   readonly vision?: VisionFacts;
   readonly adapter?: AdapterFacts;
   readonly verdict?: PickleFacts['verdict'];
+  /** What a dangerous pickle would import. */
+  readonly dangerous?: readonly string[];
   readonly warnings?: number;
 }
 
@@ -60,6 +62,7 @@ export function rowOf({ status, problem, format, facts, pickle }: ModelReading):
     vision: facts?.vision,
     adapter: facts?.adapter,
     verdict: pickle?.verdict,
+    dangerous: pickle?.dangerous?.slice(0, MAX_WORDS),
     warnings: facts?.warnings?.length,
   };
   return Object.fromEntries(Object.entries(row).filter(([, value]) => value !== undefined)) as unknown as ModelRow;

@@ -53,7 +53,7 @@ interface Group {
 }
 
 /** The identity of a model in several files, from those of its parts. */
-export function shardsKey(parts: readonly { readonly key: string }[]): string {
+function shardsKey(parts: readonly { readonly key: string }[]): string {
   const hash = createHash('sha256');
   for (const { key } of parts) hash.update(`${key}\n`);
   return `shards:${hash.digest('hex')}`;
@@ -141,15 +141,15 @@ function entryOf({ parts, expected, index }: Group, joined: (key: string) => Mod
   const key = shardsKey(sorted);
   const sum = (value: (part: ModelEntry) => number): number => sorted.reduce((total, part) => total + value(part), 0);
   const row = brokenRow(sorted, missing, expected.length) ?? (sorted.every(isRead) ? joined(key) : undefined);
-  const { row: _first, ...place } = first;
   return {
-    ...place,
+    ...first,
     sizeBytes: sum(({ sizeBytes }) => sizeBytes),
     sizeOnDisk: sum(({ sizeOnDisk }) => sizeOnDisk),
     modifiedMs: Math.max(...sorted.map(({ modifiedMs }) => modifiedMs)),
     key,
     shards: { parts: sorted, missing, ...(index === undefined ? {} : { index: index.path }) },
-    ...(row === undefined ? {} : { row }),
+    // The first part's own says nothing of the whole.
+    row,
   };
 }
 
@@ -172,9 +172,11 @@ function brokenRow(parts: readonly ModelEntry[], missing: readonly string[], exp
     if (row === undefined || row.status === 'ok') continue;
     return { ...about, status: row.status, problem: `its part ${fileName(part)}: ${row.problem ?? 'cannot be read'}` };
   }
-  const verdicts = parts.flatMap(({ row }) => row?.verdict ?? []);
-  const verdict = verdicts.find((word) => word === 'dangerous') ?? verdicts.find((word) => word === 'unknown');
-  return verdict === undefined ? undefined : { ...about, status: 'ok', verdict };
+  const rows = parts.flatMap(({ row }) => row ?? []);
+  const odd = rows.find(({ verdict }) => verdict === 'dangerous') ?? rows.find(({ verdict }) => verdict === 'unknown');
+  if (odd?.verdict === undefined) return undefined;
+  const { verdict, dangerous } = odd;
+  return { ...about, status: 'ok', verdict, ...(dangerous === undefined ? {} : { dangerous }) };
 }
 
 function partNames(stem: string, count: string, ending: string): readonly string[] {

@@ -10,7 +10,7 @@ import { ModelFormatError } from '../common/errors.js';
 import { ByteSource, readFileHeader, readGgufHeader } from '../formats/index.js';
 import type { ModelFormat } from './read-model.js';
 
-export interface TensorProblem {
+interface TensorProblem {
   readonly name: string;
   readonly dtype: string;
   readonly values: number;

@@ -63,6 +63,17 @@ describe('over HTTP', () => {
     expect((await get(`/bridge/v1/models${path}`)).body['hashes']).toHaveProperty('autoV3');
   });
 
+  it('shows the picture beside a model, none of a path that leads out, and counts values when it is asked to', async () => {
+    await writeFile(join(test.tree.root, 'models/loras/a style.preview.png'), test.tree.picture);
+    const picture = await fetch(`${test.url}/bridge/v1/preview/loras/a%20style.safetensors?wait=true`);
+    expect(picture.headers.get('content-type')).toBe('image/webp');
+    expect(Buffer.from(await picture.arrayBuffer()).toString('latin1', 8, 12)).toBe('WEBP');
+    const outside = await fetch(`${test.url}/bridge/v1/preview/loras/%2e%2e%2f%2e%2e%2fmain.py`);
+    expect(outside.status).toBe(404);
+    const values = await fetch(`${test.url}/bridge/v1/check-values/loras/a%20style.safetensors`, { method: 'POST' });
+    expect(await values.json()).toMatchObject({ nan: 0, infinite: 0, badTensors: 0, checkedTensors: 12 });
+  });
+
   it('pairs and reports', async () => {
     const { body } = await get('/bridge/v1/doctor?wait=true');
     expect(body['pairs']).toMatchObject([{ needs: { label: 'CLIP-H' }, matches: [{ name: 'h.safetensors' }] }]);

@@ -66,7 +66,7 @@ describe('usage', () => {
     const id = await run('a', 'workflow-1');
     await run('a', 'workflow-1');
     await run('b', 'workflow-2');
-    for (const _again of [1, 2]) {
+    for (let again = 0; again < 2; again += 1) {
       const usage = await beside.usage.usage(beside.registry.entries());
       expect(usage.problems).toEqual([]);
       expect(usage.runs).toBe(3);

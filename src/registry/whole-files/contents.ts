@@ -48,8 +48,8 @@ export class ModelContents {
     // A file that was replaced since the scan has another header: what follows it is unknown.
     if (key === entry.key || dataStart === undefined) await index.putHashes(key, value);
     if (key === entry.key) return value;
-    const { tensorData: _data, autoV3: _v3, ...others } = value;
-    return others;
+    const { sha256, autoV1, autoV2, crc32, blake3 } = value;
+    return { sha256, autoV1, autoV2, crc32, blake3 };
   }
 
   async knownValues({ key, shards }: ModelEntry): Promise<ValueCheck | undefined> {

@@ -28,7 +28,7 @@ export interface FileTasks {
 }
 
 /** A result, and the state of the file that it is of. */
-export interface Kept<T> {
+interface Kept<T> {
   readonly value: T;
   readonly key: string;
 }

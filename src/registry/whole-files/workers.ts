@@ -28,7 +28,7 @@ interface Job {
   readonly request: Extract<FileRequest, { type: 'start' }>;
   readonly onProgress: ((doneBytes: number) => void) | undefined;
   readonly resolve: (output: unknown) => void;
-  readonly reject: (error: unknown) => void;
+  readonly reject: (error: Error) => void;
 }
 
 const MAX_THREADS = 2;
@@ -75,7 +75,7 @@ export class FileWorkers implements AsyncDisposable {
         },
         reject: (error) => {
           signal?.removeEventListener('abort', give);
-          reject(error as Error);
+          reject(error);
         },
       };
       const give = (): void => {

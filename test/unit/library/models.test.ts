@@ -1,6 +1,6 @@
 /** Pairing, health and missing models over a made tree with misleading names. */
-import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { copyFile, mkdir, rm, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findIssues, pairModels, readWorkflowFile, resolveWorkflow } from '../../../src/library/index.js';
 import { encodePng } from '../../../src/image/index.js';
@@ -62,6 +62,25 @@ describe('pairing', () => {
 });
 
 describe('health', () => {
+  it('names what a dangerous pickle would import, where a file is broken and why, and a folder that vanished', async () => {
+    await using own = await makeTestRegistry();
+    const golden = join(import.meta.dirname, '../../golden/models');
+    await mkdir(join(own.models, 'checkpoints'), { recursive: true });
+    const files = ['malicious-zip.ckpt', 'bad-overlap.safetensors', 'bad-lfs-pointer.safetensors', 'legacy-torch.pt'];
+    for (const name of files) await copyFile(join(golden, name), join(own.models, 'checkpoints', name));
+    await writeSparseModel(join(own.models, 'loras/a.safetensors'), kohyaLora(2, 4));
+    await own.registry.scan();
+    await rm(join(own.models, 'loras'), { recursive: true });
+    await own.registry.scan();
+    const issues = findIssues(own.registry).map(({ kind, path, problem }) => [basename(path), `${kind}: ${problem}`]);
+    expect(Object.fromEntries(issues)).toEqual({
+      'malicious-zip.ckpt': expect.stringMatching(/^dangerous: .*it imports \w+\.system/) as unknown,
+      'bad-overlap.safetensors': expect.stringMatching(/^invalid: /) as unknown,
+      'bad-lfs-pointer.safetensors': expect.stringMatching(/^invalid: .*Git LFS pointer/) as unknown,
+    });
+    expect(own.registry.entries().map(({ folder }) => folder)).not.toContain('loras');
+  }, 120_000);
+
   it('names a file that lies in the wrong folder', () => {
     expect(findIssues(tree.registry)).toContainEqual(
       expect.objectContaining({ kind: 'wrong-folder', fix: 'Move it into models/loras.' }),

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { findIssues, modelDetailsJson, modelJson, resolveWorkflow } from '../../../src/library/index.js';
 import { findDuplicates, type ModelEntry } from '../../../src/registry/index.js';
 import { parseJson } from '../../../src/protocol/json.js';
-import { CLIP_H, kohyaLora, writeSparseModel, type Shapes } from '../../support/model-files.js';
+import { CLIP_H, writeSparseModel, type Shapes } from '../../support/model-files.js';
 import { makeTestRegistry, type TestRegistry } from '../../support/registry.js';
 
 let tree: TestRegistry;
