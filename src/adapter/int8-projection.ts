@@ -19,7 +19,7 @@ import type { ResolvedAdapter } from './model.js';
 import type { MatrixSource } from './weight-values.js';
 
 const SCHEMES = ['int8', 'int8x2'] as const;
-export type ProjectionScheme = (typeof SCHEMES)[number] | 'exact';
+type ProjectionScheme = (typeof SCHEMES)[number] | 'exact';
 
 /** The bar of the encoders: the cosine of every token to exact arithmetic. */
 const REQUIRED_COSINE = 0.999;
@@ -33,7 +33,7 @@ const PROBE_LENGTH = 257;
 const LARGE_CHANNEL_EVERY = 160;
 const LARGE_CHANNEL = 15;
 
-export interface MeasuredProjection {
+interface MeasuredProjection {
   readonly session: Session;
   readonly scheme: ProjectionScheme;
   /** Smallest over the probes' tokens; 1 where it is exact. */

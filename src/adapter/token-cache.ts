@@ -22,7 +22,7 @@ export interface TokenMemory {
 }
 
 /** Tokens of one adapter under one setting. */
-export interface TokenShelf {
+interface TokenShelf {
   /** `[T, C]` of features with this hash. */
   get(features: string): F32Tensor | undefined;
   /** Keeps tokens; its failure is nobody's. */
