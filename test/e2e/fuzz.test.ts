@@ -23,7 +23,7 @@ const RUNS = Number(process.env['FUZZ_RUNS'] ?? 400);
 const SEED = Number(process.env['FUZZ_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
 /** Without an answer for so long, there is none. */
 const PATIENCE_MS = 15_000;
-/** A prompt that makes and saves large pictures takes a second where other tests run beside it. */
+/** Room for a machine that other tests keep busy. */
 const TIME_LIMIT_MS = 120_000 + RUNS * 150;
 /** Caches, history and log fill up at first; what leaks goes on. */
 const MAX_RESIDENT_MB = 900;
