@@ -11,7 +11,7 @@ export interface NodePlace {
   readonly realNodeId: string;
 }
 
-/** `to` is a client id, or undefined for everybody. */
+/** `to` is a client id, or undefined for everybody. Data is read while the event is delivered: later it may tell of later. */
 export type GraphEvent =
   | {
       readonly kind: 'json';

@@ -157,8 +157,17 @@ export class RunReporter {
     this.#options.emit({ kind: 'preview', to: this.#item.clientId, moment, image, place });
   }
 
+  /** Lists all nodes so far, so it is made only where somebody reads it: a long prompt would spend its time on it. */
   #emitProgressState(): void {
-    this.#emit('progress_state', this.#progress.event());
+    const progress = this.#progress;
+    this.#options.emit({
+      kind: 'json',
+      to: this.#item.clientId,
+      type: 'progress_state',
+      get data() {
+        return progress.event();
+      },
+    });
   }
 
   /** To the prompt's client, or to everybody when it has none. */

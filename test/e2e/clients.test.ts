@@ -227,7 +227,11 @@ describe('@saintno/comfyui-sdk', () => {
       while (reported === 0) await new Promise((resolve) => setTimeout(resolve, 5));
       await client.interrupt();
       expect(await interrupted).toMatch(/interrupt/i);
-      expect(await failureOf(brokenWorkflow)).toBe('ValueError');
+      const broken = {
+        '1': { class_type: 'FxRaise', inputs: { value: ['5', 0], message: 'boom' } },
+        '5': { class_type: 'FxSteps', inputs: { steps: ['3', 0], delay_ms: 60, preview: 'none' } },
+      };
+      expect(await failureOf(broken)).toBe('ValueError');
       expect(await lastStatus()).toBe('execution_error');
       await expect(client.appendPrompt({ '1': { class_type: 'NoSuchNode', inputs: {} } })).rejects.toBeDefined();
     } finally {

@@ -49,7 +49,20 @@ export async function replay(scenario: Scenario, intended: readonly Difference[]
   return reversed.length === 0 ? [] : differences;
 }
 
-async function replayOnce(scenario: Scenario, intended: readonly Difference[], isReversed: boolean): Promise<string[]> {
+/** Told each answer and each event that the server sent. */
+export type Observer = (message: unknown) => void;
+
+/** Plays a recording for what the server says in it. */
+export async function observe(scenario: Scenario, observer: Observer): Promise<void> {
+  await replayOnce(scenario, [], false, observer);
+}
+
+async function replayOnce(
+  scenario: Scenario,
+  intended: readonly Difference[],
+  isReversed: boolean,
+  observer: Observer = () => undefined,
+): Promise<string[]> {
   const base = await mkdtemp(join(tmpdir(), 'vision-bridge-replay-'));
   try {
     for (const [path, { base64, length }] of Object.entries(scenario.setup?.files ?? {})) {
@@ -74,7 +87,7 @@ async function replayOnce(scenario: Scenario, intended: readonly Difference[], i
       [...nodes.values()].filter(({ isOutputNode }) => isOutputNode).map(({ classType }) => classType),
     );
     const sent = { ...scenario, steps: orderOutputs(scenario.steps, outputClasses, isReversed) };
-    return await new Replay(server.url, base, sent, intended).play();
+    return await new Replay(server.url, base, sent, intended, observer).play();
   } finally {
     await rm(base, { recursive: true, force: true });
   }
@@ -97,6 +110,7 @@ class Replay {
   readonly #base: string;
   readonly #scenario: Scenario;
   readonly #intended: readonly Difference[];
+  readonly #observer: Observer;
   readonly #met = new Set<Difference>();
   readonly #matcher: Matcher;
   readonly #clients = new Map<string, Client>();
@@ -104,11 +118,12 @@ class Replay {
   /** The latest `etag` and `last-modified` of each path. */
   readonly #validators = new Map<string, { etag: string; time: string }>();
 
-  constructor(url: string, base: string, scenario: Scenario, intended: readonly Difference[]) {
+  constructor(url: string, base: string, scenario: Scenario, intended: readonly Difference[], observer: Observer) {
     this.#url = url;
     this.#base = base;
     this.#scenario = scenario;
     this.#intended = intended;
+    this.#observer = observer;
     this.#matcher = new Matcher(base);
     this.#matcher.bind('<port>', new URL(url).port);
   }
@@ -166,6 +181,7 @@ class Replay {
     const answer = await send(this.#url, request, headers, (text) => this.#matcher.fill(text));
     // Listings go by time: files that are written within one tick of the clock have no order.
     if (path.includes('/upload/')) await sleep(CLOCK_TICK_MS);
+    this.#observer(parseBody(answer.body.toString()));
     const { etag, 'last-modified': time } = answer.headers;
     if (typeof etag === 'string' || typeof time === 'string')
       this.#validators.set(request.path, { etag: etag ?? '', time: time ?? '' });
@@ -278,7 +294,9 @@ class Replay {
         ? events.filter((event) => !TIMING_DEPENDENT.has((event as { json?: { type: string } }).json?.type ?? 'binary'))
         : [...events];
     const wanted = significant(expected);
-    const got = significant(await eventsOf(this.#clients.get(label)));
+    const sent = await eventsOf(this.#clients.get(label));
+    for (const event of sent) this.#observer(event);
+    const got = significant(sent);
     const place = `client ${label}`;
     for (let i = 0; i < Math.max(wanted.length, got.length); i += 1) {
       const before = this.#differences.length;
