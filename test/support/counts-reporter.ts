@@ -1,11 +1,14 @@
 /**
  * Closes a test run with a plain line of counts and leaves them in `.test-results/counts.txt` for `.ci/run`.
  *
- * With CI=true a skipped test fails the run: a machine that runs CI has everything the tests need. A test that
- * wants special hardware says so by starting its title with "[gpu]", and only such a test may be skipped there.
+ * With CI=true a skipped test fails the run: a machine that runs CI has everything the tests need. A test that wants
+ * special hardware, or a checkout of ComfyUI that somebody fetched, says so by starting its title with "[gpu]" or
+ * "[comfyui]", and only such a test may be skipped there.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import type { Reporter, TestModule } from 'vitest/node';
+
+const OPTIONAL = ['[gpu]', '[comfyui]'];
 
 export default class CountsReporter implements Reporter {
   onTestRunEnd(modules: readonly TestModule[], errors: readonly unknown[]): void {
@@ -19,7 +22,7 @@ export default class CountsReporter implements Reporter {
         else if (state === 'failed') counts.failed += 1;
         else {
           counts.skipped += 1;
-          if (!test.name.startsWith('[gpu]')) forbiddenSkips.push(test.fullName);
+          if (!OPTIONAL.some((mark) => test.name.startsWith(mark))) forbiddenSkips.push(test.fullName);
         }
       }
     }
