@@ -11,6 +11,7 @@ import { cancelledError, throwIfAborted } from '../common/abort.js';
 import { readEnvironment } from '../common/environment.js';
 import { BridgeError, messageOf, RuntimeUnavailableError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
+import { withAllocatorSettings } from './allocator.js';
 import { fromWireError, type Progress, type ToChild, type ToParent } from './messages.js';
 import { loaderArguments } from '../common/typescript-loader.js';
 
@@ -45,13 +46,6 @@ interface PendingCall {
   readonly onProgress: CallOptions['onProgress'];
 }
 
-/**
- * glibc gives allocations above the first back to the system when they are freed; its default grows and keeps them. Below are
- * what a picture and its features need, which are wanted again at once: memory that is touched for the first time costs
- * many times what copying into it does. Above are the weights of the larger encoders. The second bounds what is kept.
- */
-const MALLOC_MMAP_THRESHOLD_BYTES = 6_000_000;
-const MALLOC_TRIM_THRESHOLD_BYTES = 33_554_432;
 /** A child that is asked to end may finish the run it is in; after this it is killed. */
 const END_GRACE_MS = 2000;
 
@@ -157,11 +151,7 @@ export class InferenceProcess implements AsyncDisposable {
     const child = fork(entry, {
       serialization: 'advanced',
       execArgv: loaderArguments(entry),
-      env: {
-        ...readEnvironment(),
-        MALLOC_MMAP_THRESHOLD_: String(MALLOC_MMAP_THRESHOLD_BYTES),
-        MALLOC_TRIM_THRESHOLD_: String(MALLOC_TRIM_THRESHOLD_BYTES),
-      },
+      env: withAllocatorSettings(readEnvironment()),
     });
     this.#child = child;
     child.on('message', (message) => {
