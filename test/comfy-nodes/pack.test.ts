@@ -38,7 +38,7 @@ function makeEnvironment(): string | undefined {
   if (hasTorch(python)) return python;
   const steps: [string, string[]][] = [
     [process.platform === 'win32' ? 'python' : 'python3', ['-m', 'venv', VENV]],
-    [python, ['-m', 'pip', 'install', '-qq', '--retries', '1', 'torch', 'numpy', 'aiohttp', 'safetensors']],
+    [python, ['-m', 'pip', 'install', '-qq', '--retries', '1', 'torch', 'numpy', 'aiohttp', 'safetensors', 'pytest']],
   ];
   for (const [command, args] of steps) {
     const { status } = spawnSync(command, args, { stdio: ['ignore', 'ignore', 'inherit'] });
@@ -60,6 +60,12 @@ if (python === undefined) {
     "The pack's Python tests are skipped: no Python here has torch. Name one with VISION_BRIDGE_TEST_PYTHON, or let the tests make a virtual environment with VISION_BRIDGE_TEST_VENV=1.",
   );
 }
+
+/** pytest, or where it is not installed Python's own runner: the files are for both. */
+const runner =
+  python !== undefined && spawnSync(python, ['-c', 'import pytest'], { stdio: 'ignore' }).status === 0
+    ? ['-m', 'pytest', '-v', '-p', 'no:cacheprovider']
+    : [];
 
 let tree: DemoTree;
 
@@ -137,7 +143,7 @@ describe.skipIf(python === undefined)("the pack's Python tests", () => {
         '--comfyui',
         tree.root,
       ];
-      const args = [join(ROOT, 'test/comfy-nodes', file), '-v'];
+      const args = [...runner, join(ROOT, 'test/comfy-nodes', file), ...(runner.length === 0 ? ['-v'] : [])];
       const env = {
         ...process.env,
         PYTHONDONTWRITEBYTECODE: '1',
@@ -149,7 +155,9 @@ describe.skipIf(python === undefined)("the pack's Python tests", () => {
       try {
         await promisify(execFile)(python ?? '', args, { cwd: ROOT, maxBuffer: 2 ** 26, env });
       } catch (error) {
-        expect.fail(error instanceof Error && 'stderr' in error ? String(error.stderr) : String(error));
+        // pytest reports on stdout, unittest on stderr.
+        const isReport = error instanceof Error && 'stdout' in error && 'stderr' in error;
+        expect.fail(isReport ? `${String(error.stdout)}\n${String(error.stderr)}` : String(error));
       }
     },
     300_000,
