@@ -184,7 +184,7 @@ describe.skipIf(checkout === undefined)('in a real ComfyUI', () => {
   }
 
   it(
-    'a link of another name loads as well as a copy',
+    '[comfyui] a link of another name loads as well as a copy',
     async () => {
       const link = join(root, 'custom_nodes', 'any name-1.0');
       await symlink(PACK, link);
@@ -198,7 +198,7 @@ describe.skipIf(checkout === undefined)('in a real ComfyUI', () => {
   );
 
   it(
-    'runs every example, tells errors on the node, is interrupted, and goes on after /free',
+    '[comfyui] runs every example, tells errors on the node, is interrupted, and goes on after /free',
     async () => {
       await cp(PACK, join(root, 'custom_nodes', 'vision-bridge'), { recursive: true });
       await using comfyUI = await ComfyUI.start(root);
