@@ -66,7 +66,7 @@ export class Session implements AsyncDisposable {
         executionProviders: [device],
         graphOptimizationLevel: 'all',
         logSeverityLevel: 3,
-        extra: { session: { model_external_initializers_file_folder_path: weightsFolder, force_spinning_stop: '1' } },
+        extra: { session: { model_external_initializers_file_folder_path: weightsFolder } },
       });
       return new Session(session, Tensor, device);
     } catch (error) {
