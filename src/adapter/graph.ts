@@ -1,6 +1,6 @@
 /** An adapter as ONNX: small graphs whose initializers are ranges of the user's file. */
 import { ModelFormatError } from '../common/errors.js';
-import { GraphBuilder, linear, type Value } from '../onnx/index.js';
+import { GraphBuilder, linear, type GraphOptions, type Value } from '../onnx/index.js';
 import { buildVersion2, type ProjectionInput } from './families/index.js';
 import type { ResolvedAdapter } from './model.js';
 import { weightValues, type MatrixSource } from './weight-values.js';
@@ -17,13 +17,13 @@ export const valuesName = (layer: number): string => `v.${layer}`;
 /**
  * The projection: features in, image prompt tokens out.
  *
- * @param rounded Matrices in another form than the file's.
+ * @param options.rounded Matrices in another form than the file's.
  */
 export function buildProjectionGraph(
   { model, family, sizes, keys }: ResolvedAdapter,
-  rounded?: MatrixSource,
+  { rounded, ...options }: GraphOptions & { readonly rounded?: MatrixSource } = {},
 ): Uint8Array {
-  const g = new GraphBuilder(model.label);
+  const g = new GraphBuilder(model.label, options);
   const shapes: Readonly<Record<ProjectionInput, readonly (number | string)[]>> = {
     image_embeds: ['batch', sizes.imageWidth ?? 0],
     hidden_states: ['batch', 'length', sizes.imageWidth ?? 0],

@@ -58,7 +58,10 @@ export async function openInt8Projection(
     for (const scheme of SCHEMES) {
       await checkpoint();
       const matrices = await readMatrices(header, adapter, names, scheme);
-      const session = await Session.create(buildProjectionGraph(adapter, matrices), { weightsFolder, isInt8: true });
+      const session = await Session.create(buildProjectionGraph(adapter, { rounded: matrices }), {
+        weightsFolder,
+        isInt8: true,
+      });
       const cosine = smallestCosine(await runAll(session, probes), wanted);
       if (cosine >= REQUIRED_COSINE) return { session, scheme, cosine };
       await session[Symbol.asyncDispose]();

@@ -98,7 +98,7 @@ export function createProjectOperation(): Operation {
     const loadProjection = async (): Promise<Session> =>
       request.isInt8 && device === 'cpu'
         ? (await openInt8Projection(header, adapter, () => checkpoint(call))).session
-        : Session.create(buildProjectionGraph(adapter), { weightsFolder, device });
+        : Session.create((options) => buildProjectionGraph(adapter, options), { weightsFolder, device });
     const tokens =
       request.tokens ??
       (await project(

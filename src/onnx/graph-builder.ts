@@ -22,7 +22,14 @@ declare const valueBrand: unique symbol;
 /** Name of a value in a graph under construction. */
 export type Value = string & { readonly [valueBrand]: true };
 
+/** What the graph may use, which depends on where it will run. */
+export interface GraphOptions {
+  /** Attention is one node of onnxruntime's own instead of the operators that it is made of. Default true. */
+  readonly fusesAttention?: boolean;
+}
+
 export class GraphBuilder {
+  readonly fusesAttention: boolean;
   readonly #name: string;
   readonly #nodes: OnnxNode[] = [];
   readonly #initializers = new Map<string, Initializer>();
@@ -31,8 +38,9 @@ export class GraphBuilder {
   readonly #made = new Map<string, unknown>();
   #count = 0;
 
-  constructor(name: string) {
+  constructor(name: string, { fusesAttention = true }: GraphOptions = {}) {
     this.#name = name;
+    this.fusesAttention = fusesAttention;
   }
 
   input(name: string, dtype: OnnxDType, shape: readonly (number | string)[]): Value {

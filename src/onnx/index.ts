@@ -1,5 +1,5 @@
 /** Door of onnx/: graphs and layers, no models. */
-export { GraphBuilder, type Value } from './graph-builder.js';
+export { GraphBuilder, type GraphOptions, type Value } from './graph-builder.js';
 export {
   activation,
   attention,

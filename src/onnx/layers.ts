@@ -41,9 +41,15 @@ export function layerNorm(g: GraphBuilder, x: Value, weights: { weight: Value; b
   return g.op('LayerNormalization', [x, weights.weight, weights.bias], { axis: -1, epsilon: { float: epsilon } });
 }
 
-/** softmax(q·kᵀ / sqrt(D/heads))·v of `[B, T, D]` values, heads joined again. */
-export function attention(g: GraphBuilder, q: Value, k: Value, v: Value, heads: number): Value {
-  return g.op('MultiHeadAttention', [q, k, v], { num_heads: heads }, 'com.microsoft');
+/** softmax(q·kᵀ / sqrt(W))·v of `[B, T, heads·W]` values, heads joined again. */
+export function attention(g: GraphBuilder, q: Value, k: Value, v: Value, heads: number, headWidth: number): Value {
+  if (g.fusesAttention) return g.op('MultiHeadAttention', [q, k, v], { num_heads: heads }, 'com.microsoft');
+  const split = (x: Value, perm: readonly number[]): Value =>
+    g.op('Transpose', [g.reshape(x, [0, 0, heads, headWidth])], { perm });
+  const scaled = g.op('Mul', [split(q, [0, 2, 1, 3]), g.scalar(1 / Math.sqrt(headWidth))]);
+  const shares = g.op('Softmax', [g.op('MatMul', [scaled, split(k, [0, 2, 3, 1])])], { axis: -1 });
+  const mixed = g.op('Transpose', [g.op('MatMul', [shares, split(v, [0, 2, 1, 3])])], { perm: [0, 2, 1, 3] });
+  return g.reshape(mixed, [0, 0, heads * headWidth]);
 }
 
 export function activation(g: GraphBuilder, x: Value, kind: Activation): Value {

@@ -19,13 +19,13 @@ export type ToParent =
 
 /**
  * `loading`: weights are read into a session, which takes seconds; `quantizing`: steps done of all, before the first use of
- * int8; `fallback`: `auto` passed a device by; `running`: images done of all, and
+ * int8; `fallback`: `auto` found no device but the CPU; `running`: images done of all, and
  * milliseconds that the model itself took for them.
  */
 export type Progress =
   | { readonly stage: 'loading'; readonly model: string }
   | { readonly stage: 'quantizing'; readonly done: number; readonly total: number }
-  | { readonly stage: 'fallback'; readonly device: string; readonly reason: string }
+  | { readonly stage: 'fallback'; readonly reason: string }
   | { readonly stage: 'running'; readonly done: number; readonly total: number; readonly runMs?: number };
 
 export function toWireError(error: unknown): WireError {

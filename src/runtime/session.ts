@@ -10,7 +10,9 @@ import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
 import {
   candidateDevices,
   deviceUnavailable,
+  graphOptions,
   isInThisBuild,
+  loadOnnxruntime,
   type Device,
   type DeviceName,
 } from './execution-providers.js';
@@ -22,9 +24,12 @@ export interface SessionOptions {
   readonly device?: Device;
   /** The graph has 8-bit matrix products. */
   readonly isInt8?: boolean;
-  /** Told why `auto` passed a device by. */
-  readonly onFallback?: (device: DeviceName, reason: string) => void;
+  /** Told once, where `auto` found no device but the CPU, why each that this build has cannot be used. */
+  readonly onFallback?: (reason: string) => void;
 }
+
+/** A graph, or what builds it for a device that has, or lacks, fused attention. */
+export type GraphSource = Uint8Array | ((target: { readonly fusesAttention: boolean }) => Uint8Array);
 
 export class Session implements AsyncDisposable {
   /** Where it runs. */
@@ -43,24 +48,31 @@ export class Session implements AsyncDisposable {
    *
    * @throws {BridgeError} `RUNTIME_FAILED`; `DEVICE_UNAVAILABLE` for a device that was named and does not work.
    */
-  static async create(graph: Uint8Array, options: SessionOptions): Promise<Session> {
+  static async create(graph: GraphSource, options: SessionOptions): Promise<Session> {
     const { device: wanted = 'cpu', isInt8 = false, onFallback } = options;
     const candidates = candidateDevices(wanted, { needsInt8: isInt8 });
+    const reasons: string[] = [];
     for (const device of candidates) {
       if (device === 'cpu') break;
+      const isAuto = wanted === 'auto';
+      if (!(await isInThisBuild(device))) {
+        if (isAuto) continue;
+        throw deviceUnavailable(device, 'this build of onnxruntime-node lacks it.');
+      }
       try {
-        if (!(await isInThisBuild(device))) throw deviceUnavailable(device, 'this build of onnxruntime-node lacks it.');
         return await Session.#createOn(device, graph, options);
       } catch (error) {
-        if (wanted !== 'auto') throw error;
-        onFallback?.(device, messageOf(error));
+        if (!isAuto) throw error;
+        reasons.push(messageOf(error));
       }
     }
+    if (reasons.length > 0) onFallback?.(reasons.join(' '));
     return Session.#createOn('cpu', graph, options);
   }
 
-  static async #createOn(device: DeviceName, graph: Uint8Array, { weightsFolder }: SessionOptions): Promise<Session> {
-    const { InferenceSession, Tensor } = await import('onnxruntime-node');
+  static async #createOn(device: DeviceName, source: GraphSource, { weightsFolder }: SessionOptions): Promise<Session> {
+    const graph = typeof source === 'function' ? source(graphOptions(device)) : source;
+    const { InferenceSession, Tensor } = await loadOnnxruntime();
     try {
       const session = await InferenceSession.create(graph, {
         executionProviders: [device],
@@ -70,7 +82,7 @@ export class Session implements AsyncDisposable {
       });
       return new Session(session, Tensor, device);
     } catch (error) {
-      if (device !== 'cpu') throw deviceUnavailable(device, `${messageOf(error)}.`, error);
+      if (device !== 'cpu') throw deviceUnavailable(device, reasonOf(error), error);
       throw new BridgeError('RUNTIME_FAILED', `onnxruntime did not load the model: ${messageOf(error)}`, {
         cause: error,
       });
@@ -105,4 +117,10 @@ export class Session implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#session.release();
   }
+}
+
+/** A sentence of onnxruntime without the place in its source that comes before it. */
+function reasonOf(error: unknown): string {
+  const reason = messageOf(error).replace(/^\/onnxruntime_src\/.* was false\. /s, '');
+  return `${reason.trim().replace(/\.$/, '')}.`;
 }

@@ -122,7 +122,7 @@ type Features = ReadonlyMap<OutputName, F32Tensor>;
 
 export class VisionEngine {
   readonly #options: VisionEngineOptions;
-  readonly #devicesPassedBy = new Set<string>();
+  #hasWarnedOfFallback = false;
   #pending = 0;
   #memory: Promise<{ identity: WeightsIdentity; cache: FeatureCache | undefined }> | undefined;
 
@@ -354,13 +354,13 @@ export class VisionEngine {
     return reply as EncodeReply;
   }
 
-  /** Tells the caller, and the log where `auto` passes a device by for the first time. */
+  /** Tells the caller, and the log once where `auto` runs on the CPU for want of another device. */
   #reporting(onProgress: EncodeOptions['onProgress']): (progress: Progress) => void {
     return (progress) => {
       onProgress?.(progress);
-      if (progress.stage !== 'fallback' || this.#devicesPassedBy.has(progress.device)) return;
-      this.#devicesPassedBy.add(progress.device);
-      this.#options.logger.warn({ device: progress.device, reason: progress.reason }, 'auto passes this device by');
+      if (progress.stage !== 'fallback' || this.#hasWarnedOfFallback) return;
+      this.#hasWarnedOfFallback = true;
+      this.#options.logger.warn({ reason: progress.reason }, 'the device auto is the CPU here');
     };
   }
 

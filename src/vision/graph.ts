@@ -4,7 +4,7 @@
  * The whole encoder is one graph. Quantisation needs it step by step, so that no more than one layer is in memory.
  */
 import { ModelFormatError } from '../common/errors.js';
-import { GraphBuilder, type Value } from '../onnx/index.js';
+import { GraphBuilder, type GraphOptions, type Value } from '../onnx/index.js';
 import type { OutputName } from './families/index.js';
 import type { Build, WeightValues } from './families/family.js';
 import type { ResolvedModel } from './model.js';
@@ -19,20 +19,21 @@ export const NEXT_HIDDEN = 'next_hidden';
 /** Hands a graph its weights. */
 export type WeightSource = (g: GraphBuilder) => WeightValues;
 
-/**
- * Builds the whole encoder with these outputs, all of which the model has.
- *
- * @param intermediate The layer whose result is the penultimate hidden states; default: the last but one.
- */
+export interface VisionGraphOptions extends GraphOptions {
+  /** The layer whose result is the penultimate hidden states; default: the last but one. */
+  readonly intermediate?: number;
+}
+
+/** Builds the whole encoder with these outputs, all of which the model has. */
 export function buildVisionGraph(
   resolved: ResolvedModel,
   source: WeightSource,
   outputs: readonly OutputName[],
-  intermediate = resolved.model.config.layers - 2,
+  { intermediate = resolved.model.config.layers - 2, ...options }: VisionGraphOptions = {},
 ): Uint8Array {
   const { model, family } = resolved;
   const { config } = model;
-  const g = new GraphBuilder(model.family);
+  const g = new GraphBuilder(model.family, options);
   const { pixels, extra } = addInputs(g, resolved);
   const batch = g.op('Shape', [pixels], { start: 0, end: 1 });
   const sequence = g.op('Concat', [batch, g.ints([family.tokens(config) ?? -1, config.hiddenSize])], { axis: 0 });

@@ -7,8 +7,9 @@
 import { totalmem } from 'node:os';
 import { BridgeError } from '../common/errors.js';
 import { readModelHeader, readSafetensorsHeader, readStampKey } from '../formats/index.js';
+import type { GraphOptions } from '../onnx/index.js';
 import { Session, type Device, type Progress } from '../runtime/index.js';
-import { buildVisionGraph } from './graph.js';
+import { buildVisionGraph, type WeightSource } from './graph.js';
 import { MicroBatch } from './micro-batch.js';
 import { resolveVisionModel, type ResolvedModel } from './model.js';
 import { quantizedWeights, storedWeights, type Precision } from './weight-values.js';
@@ -76,22 +77,20 @@ export class OpenModels {
 
     const { precision } = request;
     const outputs = model.outputs.filter((output) => request.keepsAllStates || output !== 'all_hidden_states');
-    const graph = buildVisionGraph(
-      resolved,
-      (g) => {
-        if (precision !== 'int8') return storedWeights(g, resolved, precision);
-        if (quantized === undefined) throw new BridgeError('INTERNAL', 'int8 without quantised weights');
-        return quantizedWeights(g, resolved, quantized);
-      },
-      outputs,
-      request.intermediate,
-    );
+    const source: WeightSource = (g) => {
+      if (precision !== 'int8') return storedWeights(g, resolved, precision);
+      if (quantized === undefined) throw new BridgeError('INTERNAL', 'int8 without quantised weights');
+      return quantizedWeights(g, resolved, quantized);
+    };
+    const layer = request.intermediate === undefined ? {} : { intermediate: request.intermediate };
+    const graph = (options: GraphOptions): Uint8Array =>
+      buildVisionGraph(resolved, source, outputs, { ...layer, ...options });
     const session = await Session.create(graph, {
       weightsFolder: quantized?.folder ?? model.folder,
       device: request.device,
       isInt8: precision === 'int8',
-      onFallback: (device, reason) => {
-        report({ stage: 'fallback', device, reason });
+      onFallback: (reason) => {
+        report({ stage: 'fallback', reason });
       },
     });
     const { intermediateSize, maxPatches = 0 } = model.config;

@@ -1,7 +1,7 @@
 """Encodes one picture with torch, for comparison: times and peak memory as one JSON line.
 
-Arguments: MODEL.safetensors PIXELS.safetensors RUNS [COMFYUI_CHECKOUT]. Without a checkout the encoder is
-transformers' CLIPVisionModelWithProjection in fp32; with one it is ComfyUI's own, on the CPU.
+Arguments: MODEL.safetensors PIXELS.safetensors RUNS [COMFYUI_CHECKOUT | --cuda]. Without a checkout the encoder is
+transformers' CLIPVisionModelWithProjection in fp32, on the CPU or the GPU; with one it is ComfyUI's own, on the CPU.
 """
 
 import json
@@ -13,7 +13,9 @@ import time
 
 def main() -> None:
     model_path, pixels_path, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    checkout = sys.argv[4] if len(sys.argv) > 4 else None
+    last = sys.argv[4] if len(sys.argv) > 4 else None
+    device = "cuda" if last == "--cuda" else "cpu"
+    checkout = None if last == "--cuda" else last
     import torch
     from safetensors.torch import load_file
 
@@ -40,10 +42,12 @@ def main() -> None:
         )
         module = CLIPVisionModelWithProjection(config)
         module.load_state_dict(load_file(model_path), strict=False)
-        module = module.float().eval()
+        module = module.float().eval().to(device)
+        pixels = pixels.to(device)
 
         def run():
-            return module(pixel_values=pixels, output_hidden_states=True).image_embeds
+            # Back on the CPU: a GPU answers before it is done.
+            return module(pixel_values=pixels, output_hidden_states=True).image_embeds.cpu()
 
     with torch.no_grad():
         embeds = run()

@@ -11,8 +11,7 @@
  * run by torch in the same run; with a checkout as well, by ComfyUI `--cpu` instead. `--clip-g` makes the int8 form of a
  * CLIP-ViT-bigG, and runs it, within a memory budget of 4 GB. Files are made in the system's temporary folder, and removed.
  */
-import { execFileSync, fork } from 'node:child_process';
-import { once } from 'node:events';
+import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -23,13 +22,13 @@ import { f32Tensor } from '../../src/tensor/tensor.js';
 import { presetConfig, writeRandomModel } from '../../src/vision/index.js';
 import { cosineDistance } from '../support/compare.js';
 import { writeTinyModel } from '../support/tiny-model.js';
+import { inProcess } from './true-size/in-process.js';
 import type { BurstFigures, EncodeFigures, PreprocessingFigures, Task } from './true-size/row.js';
 import { measureCommand, measureServed } from './true-size/served.js';
 
 const RUNS = 5;
 const BURST = 64;
 const CLIP_G_BUDGET_BYTES = 4e9;
-const ROW = new URL('./true-size/row.ts', import.meta.url);
 const { values: flags, positionals } = parseArgs({
   options: { 'clip-g': { type: 'boolean', default: false } },
   allowPositionals: true,
@@ -38,17 +37,6 @@ const [python, checkout] = positionals;
 
 type Features = Readonly<Record<string, Float32Array>>;
 type Measured = EncodeFigures & { readonly features: Features };
-
-/** Runs one measurement in a process of its own. */
-async function inProcess(task: Task): Promise<unknown> {
-  const child = fork(ROW, [JSON.stringify(task)], { execArgv: ['--import', import.meta.resolve('tsx')] });
-  const failed = once(child, 'exit').then(([code]) => {
-    throw new Error(`the measurement ended with ${String(code)}`);
-  });
-  const [result] = (await Promise.race([once(child, 'message'), failed])) as [unknown];
-  await failed.catch(() => undefined);
-  return result;
-}
 
 interface Scene {
   readonly folder: string;

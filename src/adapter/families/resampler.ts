@@ -134,7 +134,7 @@ export function resample(build: ProjectionBuild, prefix: string, states: Value, 
     const q = linear(g, zNormed, weights.matrix(`${layer}.0.to_q.weight`));
     // The first half of the rows makes keys, the second values.
     const [k, v] = weights.halves(`${layer}.0.to_kv.weight`).map((half) => linear(g, read, half)) as [Value, Value];
-    const found = attention(g, asSequence(q, mixed), asSequence(k, mixed), asSequence(v, mixed), heads);
+    const found = attention(g, asSequence(q, mixed), asSequence(k, mixed), asSequence(v, mixed), heads, mixed / heads);
     const output = linear(g, g.reshape(found, [-1, mixed]), weights.matrix(`${layer}.0.to_out.weight`));
     z = g.op('Add', [z, output]);
     const normed = layerNorm(g, z, weights.norm(`${layer}.1.0`), EPSILON);

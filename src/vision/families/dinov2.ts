@@ -125,7 +125,7 @@ export const dinov2: VisionFamily = {
     const [q, k, v] = QKV.map((name) =>
       g.op('Reshape', [project(build, normed, `${layer}.attention.attention.${name}`), sequence]),
     ) as [Value, Value, Value];
-    const mixed = flatten(g, attention(g, q, k, v, config.heads), config);
+    const mixed = flatten(g, attention(g, q, k, v, config.heads, config.hiddenSize / config.heads), config);
     const attended = scaled(project(build, mixed, `${layer}.attention.output.dense`), 'layer_scale1');
     const middle = g.op('Add', [x, attended]);
 

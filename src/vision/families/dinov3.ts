@@ -140,7 +140,11 @@ export const dinov3: VisionFamily = {
       const projected = project(build, normed, `${layer}.attention.${name}`, { bias: name !== 'k_proj' });
       return g.op('Reshape', [projected, sequence]);
     }) as [Value, Value, Value];
-    const mixed = flatten(g, attention(g, rotate(build, q), rotate(build, k), v, config.heads), config);
+    const mixed = flatten(
+      g,
+      attention(g, rotate(build, q), rotate(build, k), v, config.heads, config.hiddenSize / config.heads),
+      config,
+    );
     const middle = g.op('Add', [x, scaled(project(build, mixed, `${layer}.attention.o_proj`), 'layer_scale1')]);
 
     const normedAgain = norm(build, middle, `${layer}.norm2`);

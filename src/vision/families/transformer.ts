@@ -88,7 +88,7 @@ export function encoderLayer(build: Build, x: Value, index: number): Value {
   const [q, k, v] = QKV.map((name) =>
     g.op('Reshape', [project(build, normed, `${layer}.self_attn.${name}`), sequence]),
   ) as [Value, Value, Value];
-  const mixed = flatten(g, attention(g, q, k, v, config.heads), config);
+  const mixed = flatten(g, attention(g, q, k, v, config.heads, config.hiddenSize / config.heads), config);
   const middle = g.op('Add', [x, project(build, mixed, `${layer}.self_attn.out_proj`)]);
   const wide = project(build, norm(build, middle, `${layer}.layer_norm2`), `${layer}.mlp.fc1`);
   return g.op('Add', [middle, project(build, activation(g, wide, config.activation), `${layer}.mlp.fc2`)]);

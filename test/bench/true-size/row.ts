@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { silentLogger } from '../../../src/common/logger.js';
 import { parseSafetensors, serializeSafetensors } from '../../../src/formats/index.js';
 import { GraphBuilder } from '../../../src/onnx/index.js';
-import { Session } from '../../../src/runtime/index.js';
+import { Session, type Device } from '../../../src/runtime/index.js';
 import type * as Runtime from '../../../src/runtime/index.js';
 import { f32Tensor, u8Tensor, type F32Tensor } from '../../../src/tensor/tensor.js';
 import type * as Services from '../../../src/vision-services.js';
@@ -26,6 +26,7 @@ export type Task =
       /** Where the features go. */
       readonly target: string;
       readonly memoryBudgetBytes?: number;
+      readonly device?: Device;
     }
   | {
       readonly task: 'burst';
@@ -33,6 +34,7 @@ export type Task =
       readonly precision: Precision;
       readonly dataDirectory: string;
       readonly count: number;
+      readonly device?: Device;
     }
   | { readonly task: 'products' | 'preprocessing' };
 
@@ -88,7 +90,11 @@ async function measureEncode(task: Task & { task: 'encode' }): Promise<EncodeFig
   await using services = await startServices(task.dataDirectory, task.memoryBudgetBytes);
   const { engine } = services;
   const encode = async (): Promise<VisionOutput> =>
-    engine.encode(await engine.open(task.path), { pixelValues }, { precision: task.precision });
+    engine.encode(
+      await engine.open(task.path),
+      { pixelValues },
+      { precision: task.precision, device: task.device ?? 'cpu' },
+    );
   let output: VisionOutput = {};
   const { value, peakMb } = await withPeak(async () => {
     const first = await timed(async () => {
@@ -108,6 +114,7 @@ async function measureBurst({
   precision,
   dataDirectory,
   count,
+  device = 'cpu',
 }: Task & { task: 'burst' }): Promise<BurstFigures> {
   await using services = await startServices(dataDirectory);
   const { engine } = services;
@@ -117,7 +124,7 @@ async function measureBurst({
     u8Tensor([1, imageSize, imageSize, 3], new Uint8Array(imageSize * imageSize * 3).fill(i)),
   );
   const encodeAll = async (): Promise<unknown> =>
-    Promise.all(pictures.map((picture) => engine.encode(model, picture, { precision })));
+    Promise.all(pictures.map((picture) => engine.encode(model, picture, { precision, device })));
   // Sizes of batches are found by trying; that is over after the first round.
   await encodeAll();
   const together: number[] = [];
@@ -126,7 +133,7 @@ async function measureBurst({
     together.push(await timed(encodeAll));
     apart.push(
       await timed(async () => {
-        for (const picture of pictures) await engine.encode(model, picture, { precision });
+        for (const picture of pictures) await engine.encode(model, picture, { precision, device });
       }),
     );
   }
