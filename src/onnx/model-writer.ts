@@ -60,6 +60,8 @@ export interface OnnxGraph {
   readonly initializers: readonly Initializer[];
   readonly inputs: readonly GraphValue[];
   readonly outputs: readonly GraphValue[];
+  /** Shapes of values in between, where they are known and cannot be inferred. */
+  readonly values: readonly GraphValue[];
   readonly opsets: Readonly<Record<string, number>>;
 }
 
@@ -102,6 +104,7 @@ function writeGraph(writer: BinaryWriter, graph: OnnxGraph): void {
   for (const [field, values] of [
     [11, graph.inputs],
     [12, graph.outputs],
+    [13, graph.values],
   ] as const) {
     for (const value of values) {
       message(writer, field, (w) => {

@@ -7,6 +7,7 @@
 import type { InferenceSession, Tensor as OrtTensor } from 'onnxruntime-node';
 import { BridgeError, messageOf } from '../common/errors.js';
 import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+import { physicalCores } from './cpu-cores.js';
 import {
   candidateDevices,
   deviceUnavailable,
@@ -73,9 +74,11 @@ export class Session implements AsyncDisposable {
   static async #createOn(device: DeviceName, source: GraphSource, { weightsFolder }: SessionOptions): Promise<Session> {
     const graph = typeof source === 'function' ? source(graphOptions(device)) : source;
     const { InferenceSession, Tensor } = await loadOnnxruntime();
+    const cores = physicalCores();
     try {
       const session = await InferenceSession.create(graph, {
         executionProviders: [device],
+        ...(cores === undefined ? {} : { intraOpNumThreads: cores }),
         graphOptimizationLevel: 'all',
         logSeverityLevel: 3,
         extra: { session: { model_external_initializers_file_folder_path: weightsFolder } },

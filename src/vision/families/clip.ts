@@ -9,6 +9,7 @@ import type { Shape } from '../../tensor/tensor.js';
 import { CLIP_MEAN, CLIP_STD, patchCount, type VisionConfig } from '../config.js';
 import type { OutputName, Preset, VisionFamily } from './family.js';
 import {
+  asSequences,
   embedPatches,
   encoderLayer,
   encoderQuantization,
@@ -130,9 +131,10 @@ export const clip: VisionFamily = {
 
   layer: encoderLayer,
 
-  head({ g, weights, config, sequence }, states, outputs) {
-    const last = g.op('Reshape', [states.last, sequence]);
-    const penultimate = g.op('Reshape', [states.penultimate, sequence]);
+  head(build, states, outputs) {
+    const { g, weights, config } = build;
+    const last = asSequences(build, states.last);
+    const penultimate = asSequences(build, states.penultimate);
     const values = new Map<OutputName, Value>([
       ['last_hidden_state', last],
       ['penultimate_hidden_states', penultimate],
@@ -151,7 +153,7 @@ export const clip: VisionFamily = {
       );
     }
     if (outputs.includes('mm_projected')) {
-      const patches = flatten(g, g.slice(penultimate, 1, 1, tokensOf(config)), config);
+      const patches = g.reshape(g.slice(penultimate, 1, 1, tokensOf(config)), [-1, config.hiddenSize]);
       const wide = activation(g, linear(g, patches, weights.linear(`${PROJECTOR}.linear_1`)), 'gelu');
       const projected = linear(g, wide, weights.linear(`${PROJECTOR}.linear_2`));
       values.set('mm_projected', g.reshape(projected, [-1, patchCount(config), config.mmProjectorDim ?? 0]));

@@ -8,7 +8,7 @@ import { activation, attention, classTokenOf, expandToBatch, type Value } from '
 import type { Shape } from '../../tensor/tensor.js';
 import type { VisionConfig } from '../config.js';
 import type { OutputName, Preset, VisionFamily } from './family.js';
-import { ACTIVATION_FLOORS, embedPatches, flatten, norm, project, squareTokens } from './transformer.js';
+import { ACTIVATION_FLOORS, asSequences, embedPatches, flatten, norm, project, squareTokens } from './transformer.js';
 
 const LARGE_CONFIG: VisionConfig = {
   hiddenSize: 1024,
@@ -115,7 +115,7 @@ export const dinov2: VisionFamily = {
   },
 
   layer(build, x, index) {
-    const { g, weights, config, sequence } = build;
+    const { g, weights, config } = build;
     const { intermediateSize: m } = config;
     const layer = layerName(index);
     const scaled = (value: Value, name: string): Value =>
@@ -123,7 +123,7 @@ export const dinov2: VisionFamily = {
 
     const normed = norm(build, x, `${layer}.norm1`);
     const [q, k, v] = QKV.map((name) =>
-      g.op('Reshape', [project(build, normed, `${layer}.attention.attention.${name}`), sequence]),
+      asSequences(build, project(build, normed, `${layer}.attention.attention.${name}`)),
     ) as [Value, Value, Value];
     const mixed = flatten(g, attention(g, q, k, v, config.heads, config.hiddenSize / config.heads), config);
     const attended = scaled(project(build, mixed, `${layer}.attention.output.dense`), 'layer_scale1');
@@ -143,11 +143,11 @@ export const dinov2: VisionFamily = {
   },
 
   head(build, states) {
-    const { g, sequence } = build;
-    const last = g.op('Reshape', [norm(build, states.last, 'layernorm'), sequence]);
+    const { g } = build;
+    const last = asSequences(build, norm(build, states.last, 'layernorm'));
     return new Map<OutputName, Value>([
       ['last_hidden_state', last],
-      ['penultimate_hidden_states', g.op('Reshape', [states.penultimate, sequence])],
+      ['penultimate_hidden_states', asSequences(build, states.penultimate)],
       ['image_embeds', classTokenOf(g, last)],
     ]);
   },

@@ -12,7 +12,7 @@ import { activation, attention, classTokenOf, expandToBatch, type Value } from '
 import { f32Tensor, type Shape } from '../../tensor/tensor.js';
 import { CLIP_MEAN, CLIP_STD, type VisionConfig } from '../config.js';
 import type { Build, OutputName, Preset, VisionFamily } from './family.js';
-import { ACTIVATION_FLOORS, embedPatches, flatten, norm, project, squareTokens } from './transformer.js';
+import { ACTIVATION_FLOORS, asSequences, embedPatches, flatten, norm, project, squareTokens } from './transformer.js';
 
 const LARGE_CONFIG: VisionConfig = {
   hiddenSize: 1024,
@@ -130,7 +130,7 @@ export const dinov3: VisionFamily = {
   },
 
   layer(build, x, index) {
-    const { g, weights, config, sequence } = build;
+    const { g, weights, config } = build;
     const layer = layerName(index);
     const scaled = (value: Value, name: string): Value =>
       g.op('Mul', [value, weights.value(`${layer}.${name}.lambda1`)]);
@@ -138,7 +138,7 @@ export const dinov3: VisionFamily = {
     const normed = norm(build, x, `${layer}.norm1`);
     const [q, k, v] = QKV.map((name) => {
       const projected = project(build, normed, `${layer}.attention.${name}`, { bias: name !== 'k_proj' });
-      return g.op('Reshape', [projected, sequence]);
+      return asSequences(build, projected);
     }) as [Value, Value, Value];
     const mixed = flatten(
       g,
@@ -156,8 +156,8 @@ export const dinov3: VisionFamily = {
   },
 
   head(build, states) {
-    const { g, sequence } = build;
-    const last = g.op('Reshape', [norm(build, states.last, 'norm'), sequence]);
+    const { g } = build;
+    const last = asSequences(build, norm(build, states.last, 'norm'));
     return new Map<OutputName, Value>([
       ['last_hidden_state', last],
       ['image_embeds', classTokenOf(g, last)],

@@ -12,6 +12,7 @@ import type { Shape } from '../../tensor/tensor.js';
 import { patchCount, type VisionConfig } from '../config.js';
 import type { OutputName, Preset, VisionFamily } from './family.js';
 import {
+  asSequences,
   embedPatches,
   encoderLayer,
   encoderQuantization,
@@ -95,17 +96,18 @@ export const siglip: VisionFamily = {
 
   layer: encoderLayer,
 
-  head({ g, weights, config, sequence }, states, outputs) {
+  head(build, states, outputs) {
+    const { g, weights, config } = build;
     const post = layerNorm(g, states.last, weights.norm('vision_model.post_layernorm'), config.layerNormEps);
-    const last = g.op('Reshape', [post, sequence]);
+    const last = asSequences(build, post);
     const values = new Map<OutputName, Value>([
       ['last_hidden_state', last],
-      ['penultimate_hidden_states', g.op('Reshape', [states.penultimate, sequence])],
+      ['penultimate_hidden_states', asSequences(build, states.penultimate)],
       ['image_embeds', last],
     ]);
     if (outputs.includes('all_hidden_states') && states.all !== undefined) {
       const axis = g.ints([1]);
-      const layers = states.all.map((state) => g.op('Unsqueeze', [g.op('Reshape', [state, sequence]), axis]));
+      const layers = states.all.map((state) => g.op('Unsqueeze', [asSequences(build, state), axis]));
       values.set('all_hidden_states', g.op('Concat', layers, { axis: 1 }));
     }
     return values;

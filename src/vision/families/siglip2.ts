@@ -13,6 +13,7 @@ import { f32Tensor, type Shape } from '../../tensor/tensor.js';
 import type { VisionConfig } from '../config.js';
 import type { OutputName, Preset, VisionFamily } from './family.js';
 import {
+  asSequences,
   embedPatches,
   encoderLayer,
   encoderQuantization,
@@ -109,12 +110,13 @@ export const siglip2: VisionFamily = {
 
   layer: encoderLayer,
 
-  head({ g, weights, config, sequence }, states) {
+  head(build, states) {
+    const { g, weights, config } = build;
     const post = layerNorm(g, states.last, weights.norm('vision_model.post_layernorm'), config.layerNormEps);
-    const last = g.op('Reshape', [post, sequence]);
+    const last = asSequences(build, post);
     return new Map<OutputName, Value>([
       ['last_hidden_state', last],
-      ['penultimate_hidden_states', g.op('Reshape', [states.penultimate, sequence])],
+      ['penultimate_hidden_states', asSequences(build, states.penultimate)],
       ['image_embeds', last],
     ]);
   },

@@ -56,9 +56,14 @@ export function embedPatches(
   return g.op('Transpose', [flat], { perm: [0, 2, 1] });
 }
 
-/** `[B, T, D]` as the flat hidden states that layers take. */
+/** `[B, T, D]`, all tokens of the model, as the flat hidden states that layers take. */
 export function flatten(g: GraphBuilder, x: Value, config: VisionConfig): Value {
-  return g.reshape(x, [-1, config.hiddenSize]);
+  return g.declare(g.reshape(x, [-1, config.hiddenSize]), ['rows', config.hiddenSize]);
+}
+
+/** Flat hidden states as the `[B, T, D]` that attention and clients take. */
+export function asSequences({ g, config, sequence }: Build, x: Value): Value {
+  return g.declare(g.op('Reshape', [x, sequence]), ['batch', 'tokens', config.hiddenSize]);
 }
 
 /** A layer norm by the name of its weights. */
@@ -82,12 +87,14 @@ export const ACTIVATION_FLOORS: Readonly<Partial<Record<Activation, number>>> = 
 
 /** One encoder layer. */
 export function encoderLayer(build: Build, x: Value, index: number): Value {
-  const { g, config, sequence } = build;
+  const { g, config } = build;
   const layer = layerName(index);
   const normed = norm(build, x, `${layer}.layer_norm1`);
-  const [q, k, v] = QKV.map((name) =>
-    g.op('Reshape', [project(build, normed, `${layer}.self_attn.${name}`), sequence]),
-  ) as [Value, Value, Value];
+  const [q, k, v] = QKV.map((name) => asSequences(build, project(build, normed, `${layer}.self_attn.${name}`))) as [
+    Value,
+    Value,
+    Value,
+  ];
   const mixed = flatten(g, attention(g, q, k, v, config.heads, config.hiddenSize / config.heads), config);
   const middle = g.op('Add', [x, project(build, mixed, `${layer}.self_attn.out_proj`)]);
   const wide = project(build, norm(build, middle, `${layer}.layer_norm2`), `${layer}.mlp.fc1`);

@@ -14,12 +14,12 @@ import { attentionPlaces, transformerWeights, WEIGHT_TYPES } from '../../../src/
 import { cosineDistance, maxAbsDiff } from '../../support/compare.js';
 import { f32Of, readGoldenTensors, u8Of } from '../../support/golden-tensors.js';
 import { startEngine } from '../../support/inference.js';
-import { goldenVisionFolder } from './golden-folder.js';
+import { goldenAdapterRoot } from './golden-folder.js';
 
 const TOLERANCE = 1e-5;
 const TOKEN_TOLERANCE = 2e-5;
 const TILE_TOLERANCE = 1e-2;
-const folder = join(goldenVisionFolder, 'ipadapter');
+const folder = join(goldenAdapterRoot, 'ipadapter');
 const expectedFolder = join(folder, 'expected');
 const { engine: vision, inference } = startEngine();
 afterAll(() => inference[Symbol.asyncDispose]());
@@ -59,7 +59,7 @@ describe('tiles', () => {
     return match === null ? [] : [{ name, group: match[1] ?? '', tiles: Number(match[2]), ratio: Number(match[3]) }];
   });
   it.each(cases)('$name equals the reference', async ({ name, group, tiles, ratio }) => {
-    const model = await vision.open(join(goldenVisionFolder, 'models', 'clip-h-tiny.safetensors'));
+    const model = await vision.open(join(goldenAdapterRoot, 'models', 'clip-h-tiny.safetensors'));
     const output = name.endsWith('image_embeds') ? 'image_embeds' : 'penultimate_hidden_states';
     const images = u8Of(expected, `${group}.image_u8`);
     const got = await encodePictures(vision, model, images, { output, tiles, ratio, precision: 'fp32' });

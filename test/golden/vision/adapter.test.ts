@@ -17,10 +17,10 @@ import { elementCount, type F32Tensor, type Tensor } from '../../../src/tensor/t
 import { maxAbsDiff } from '../../support/compare.js';
 import { f32Of, readGoldenTensors } from '../../support/golden-tensors.js';
 import { startEngine } from '../../support/inference.js';
-import { goldenVisionFolder } from './golden-folder.js';
+import { goldenAdapterRoot } from './golden-folder.js';
 
 const TOLERANCE = 2e-5;
-const folder = join(goldenVisionFolder, 'ipadapter');
+const folder = join(goldenAdapterRoot, 'ipadapter');
 const { inference } = startEngine();
 const engine = new AdapterEngine(inference);
 afterAll(() => inference[Symbol.asyncDispose]());

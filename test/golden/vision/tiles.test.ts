@@ -10,10 +10,10 @@ import { f32Tensor, type F32Tensor } from '../../../src/tensor/tensor.js';
 import { OUTPUT_FIELDS, type OutputName } from '../../../src/vision/index.js';
 import { cosineDistance, maxAbsDiff } from '../../support/compare.js';
 import { startEngine } from '../../support/inference.js';
-import { goldenVisionFolder } from './golden-folder.js';
+import { goldenAdapterRoot } from './golden-folder.js';
 
 const { tensors } = parseSafetensors(
-  readFileSync(join(goldenVisionFolder, 'ipadapter', 'expected', 'tiles.safetensors')),
+  readFileSync(join(goldenAdapterRoot, 'ipadapter', 'expected', 'tiles.safetensors')),
 );
 const started = startEngine();
 afterAll(() => started[Symbol.asyncDispose]());
@@ -27,7 +27,7 @@ const cases = [...tensors.keys()].flatMap((key) => {
 });
 
 const open = (): ReturnType<typeof started.engine.open> =>
-  started.engine.open(join(goldenVisionFolder, 'models', 'clip-h-tiny.safetensors'));
+  started.engine.open(join(goldenAdapterRoot, 'models', 'clip-h-tiny.safetensors'));
 
 describe('pictures in tiles', () => {
   it.each(cases)('equal IPAdapter_plus: $key', async ({ key, group, tiles, ratio, output }) => {
