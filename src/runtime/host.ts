@@ -8,6 +8,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { cancelledError } from '../common/abort.js';
 import { BridgeError } from '../common/errors.js';
+import { inheritedSharedFiles } from './shared-files.js';
 import { toWireError, type Progress, type ToChild, type ToParent } from './messages.js';
 
 /** One call as its operation sees it. Settled once; what comes after that is ignored. */
@@ -59,6 +60,7 @@ interface Waiting {
 export function serveOperations(operations: Readonly<Record<string, Operation>>): void {
   const cancellations = new Map<number, AbortController>();
   const waiting: Waiting[] = [];
+  const shared = inheritedSharedFiles();
   let isRunning = false;
   const send = (message: ToParent): void => {
     if (process.connected) process.send?.(message);
@@ -91,7 +93,7 @@ export function serveOperations(operations: Readonly<Record<string, Operation>>)
         if (!isSettled) send({ type: 'progress', id, progress });
       },
       resolve(value) {
-        settle({ type: 'result', id, value });
+        if (!isSettled) settle({ type: 'result', id, value: shared === undefined ? value : shared.place(id, value) });
       },
       reject,
     };
@@ -126,13 +128,13 @@ export function serveOperations(operations: Readonly<Record<string, Operation>>)
   };
 
   const enqueue = ({ id, operation: name, payload }: ToChild & { type: 'call' }): void => {
-    const call = createCall(id, payload);
+    const call = createCall(id, shared === undefined ? payload : shared.take(payload));
     const operation = Object.hasOwn(operations, name) ? operations[name] : undefined;
     if (operation === undefined) {
       call.reject(new BridgeError('INTERNAL', `no operation ${name}`));
       return;
     }
-    waiting.push({ operation, key: operation.keyOf(payload), call });
+    waiting.push({ operation, key: operation.keyOf(call.payload), call });
     if (isRunning) return;
     isRunning = true;
     void runAll().finally(() => {
@@ -143,6 +145,7 @@ export function serveOperations(operations: Readonly<Record<string, Operation>>)
   process.on('message', (received) => {
     const message = received as ToChild;
     if (message.type === 'cancel') cancellations.get(message.id)?.abort();
+    else if (message.type === 'taken') shared?.free(message.id);
     else enqueue(message);
   });
   // The parent is gone, or wants this process gone: nothing here is worth keeping.

@@ -14,6 +14,7 @@ import type { Logger } from '../common/logger.js';
 import { withAllocatorSettings } from './allocator.js';
 import { fromWireError, type Progress, type ToChild, type ToParent } from './messages.js';
 import { loaderArguments } from '../common/typescript-loader.js';
+import { createSharedFiles, SHARED_FILES_ARGUMENT, type SharedFiles } from './shared-files.js';
 
 export interface InferenceProcessOptions {
   /** The child's entry, a file of workers/. */
@@ -53,6 +54,8 @@ export class InferenceProcess implements AsyncDisposable {
   readonly #options: InferenceProcessOptions;
   readonly #pending = new Map<number, PendingCall>();
   #child: ChildProcess | undefined;
+  /** For large values to and from the child. */
+  #shared: SharedFiles | undefined;
   #idleTimer: NodeJS.Timeout | undefined;
   #nextId = 1;
   #crashes = 0;
@@ -91,7 +94,8 @@ export class InferenceProcess implements AsyncDisposable {
       return await new Promise<unknown>((resolve, reject) => {
         this.#pending.set(id, { resolve, reject, onProgress });
         signal?.addEventListener('abort', onAbort, { once: true });
-        this.#send(child, { type: 'call', id, operation, payload });
+        const placed = this.#shared === undefined ? payload : this.#shared.place(id, payload);
+        this.#send(child, { type: 'call', id, operation, payload: placed });
       });
     } finally {
       signal?.removeEventListener('abort', onAbort);
@@ -148,14 +152,18 @@ export class InferenceProcess implements AsyncDisposable {
 
   #start(): ChildProcess {
     const { entry, logger } = this.#options;
-    const child = fork(entry, {
+    const shared = createSharedFiles();
+    const child = fork(entry, shared === undefined ? [] : [SHARED_FILES_ARGUMENT], {
       serialization: 'advanced',
       execArgv: loaderArguments(entry),
       env: withAllocatorSettings(readEnvironment()),
+      stdio: ['inherit', 'inherit', 'inherit', 'ipc', ...(shared?.inherited ?? [])],
     });
     this.#child = child;
+    this.#shared = shared?.files;
+    child.on('close', () => shared?.close());
     child.on('message', (message) => {
-      this.#receive(message as ToParent);
+      this.#receive(child, message as ToParent);
     });
     child.on('error', (error) => {
       logger.error({ err: error }, 'the inference process failed');
@@ -187,7 +195,10 @@ export class InferenceProcess implements AsyncDisposable {
     });
   }
 
-  #receive(message: ToParent): void {
+  #receive(child: ChildProcess, message: ToParent): void {
+    // Calls of a child that was given up were answered then.
+    if (child !== this.#child) return;
+    if (message.type === 'result' || message.type === 'error') this.#shared?.free(message.id);
     switch (message.type) {
       case 'ready':
         break;
@@ -195,12 +206,27 @@ export class InferenceProcess implements AsyncDisposable {
         this.#pending.get(message.id)?.onProgress?.(message.progress);
         break;
       case 'result':
-        this.#settle(message.id)?.resolve(message.value);
+        this.#answer(child, message);
         break;
       case 'error':
         this.#settle(message.id)?.reject(fromWireError(message.error));
         break;
     }
+  }
+
+  #answer(child: ChildProcess, { id, value }: ToParent & { type: 'result' }): void {
+    const call = this.#settle(id);
+    const shared = this.#shared;
+    if (shared === undefined) {
+      call?.resolve(value);
+      return;
+    }
+    try {
+      call?.resolve(shared.take(value));
+    } catch (error) {
+      call?.reject(new RuntimeUnavailableError('The result could not be read back.', { cause: error }));
+    }
+    this.#send(child, { type: 'taken', id });
   }
 
   #settle(id: number): PendingCall | undefined {

@@ -3,7 +3,9 @@ import { BridgeError, ERROR_CODES, type ErrorCode } from '../common/errors.js';
 
 export type ToChild =
   | { readonly type: 'call'; readonly id: number; readonly operation: string; readonly payload: unknown }
-  | { readonly type: 'cancel'; readonly id: number };
+  | { readonly type: 'cancel'; readonly id: number }
+  /** The result's arrays were taken out of the shared file. */
+  | { readonly type: 'taken'; readonly id: number };
 
 export interface WireError {
   readonly code: ErrorCode;

@@ -9,6 +9,7 @@ import { abortable } from '../common/abort.js';
 import { BridgeError } from '../common/errors.js';
 import { SingleFlight } from '../common/single-flight.js';
 import type { Logger } from '../common/logger.js';
+import { readStampKey } from '../formats/index.js';
 import type { InferenceProcess, Progress } from '../runtime/index.js';
 import type { VisionModel } from './model.js';
 import { QUANTIZE_OPERATION, type QuantizeReply, type QuantizeRequest } from './quantization/quantize.js';
@@ -34,6 +35,8 @@ export class Quantizer {
   readonly #running = new SingleFlight<string, QuantizedModel>();
   /** Refusals are as lasting as the weights. */
   readonly #refused = new Map<string, BridgeError>();
+  /** Files that were read before, with the state that they had then. */
+  readonly #known = new Map<string, { readonly stamp: string; readonly file: QuantizedFile }>();
   readonly #listeners = new Map<string, Set<Listener>>();
 
   constructor(options: QuantizerOptions) {
@@ -69,7 +72,7 @@ export class Quantizer {
     if (refused !== undefined) throw refused;
     const { directory, logger } = this.#options;
     const path = join(directory, `${sha256}-v${QUANTIZATION_VERSION}.safetensors`);
-    const kept = await readQuantizedFile(path);
+    const kept = await this.#find(path);
     if (kept?.sha256 === sha256) return { ...kept, path };
     await mkdir(directory, { recursive: true });
     logger.info({ model: model.path }, 'quantising to int8; this is done once');
@@ -79,6 +82,17 @@ export class Quantizer {
     const seconds = Math.round((performance.now() - begin) / 1000);
     logger.info({ model: model.path, scheme: made.scheme, cosine: made.cosine, seconds }, 'quantised to int8');
     return { ...made, path };
+  }
+
+  /** What the file says of itself, which is asked for with every encode. */
+  async #find(path: string): Promise<QuantizedFile | undefined> {
+    const known = this.#known.get(path);
+    if (known !== undefined && known.stamp === (await stampOrNone(path))) return known.file;
+    const stamp = await stampOrNone(path);
+    const file = await readQuantizedFile(path);
+    if (file === undefined || stamp === undefined) this.#known.delete(path);
+    else this.#known.set(path, { stamp, file });
+    return file;
   }
 
   async #quantize(request: QuantizeRequest): Promise<QuantizeReply> {
@@ -94,5 +108,13 @@ export class Quantizer {
         this.#refused.set(request.sha256, error);
       throw error;
     }
+  }
+}
+
+async function stampOrNone(path: string): Promise<string | undefined> {
+  try {
+    return await readStampKey(path);
+  } catch {
+    return undefined; // there is no such file yet
   }
 }
