@@ -8,7 +8,7 @@
 import { createHash, webcrypto } from 'node:crypto';
 import { messageOf } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
-import { readStampKey } from '../formats/index.js';
+import { stampKeyOrNone } from '../formats/index.js';
 import type { ThreadPool } from '../runtime/index.js';
 import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
 import { WeightsIdentity, type FeatureMemory, type HashMemory } from '../vision/index.js';
@@ -46,7 +46,7 @@ export class TokenCache {
    */
   async shelf(model: IPAdapterModel, settings: readonly string[]): Promise<TokenShelf | undefined> {
     const { identity, features } = await (this.#opened ??= this.#open());
-    if (features === undefined || (await currentStamp(model.path)) !== model.stamp) return undefined;
+    if (features === undefined || (await stampKeyOrNone(model.path)) !== model.stamp) return undefined;
     const weights = identity.known(model);
     if (weights === undefined) {
       this.#keep(identity.find(model));
@@ -97,12 +97,4 @@ function unpack(bytes: Uint8Array | undefined, width: number): F32Tensor | undef
   const values = new Float32Array(bytes.byteLength / 4);
   new Uint8Array(values.buffer).set(bytes);
   return f32Tensor([values.length / width, width], values);
-}
-
-async function currentStamp(path: string): Promise<string | undefined> {
-  try {
-    return await readStampKey(path);
-  } catch {
-    return undefined; // opening it says what is wrong
-  }
 }

@@ -10,6 +10,6 @@ export { headerLength } from './safetensors/header.js';
 export { HeaderScanner } from './safetensors/scan.js';
 export { TensorTable, type DtypeShare, type TensorEntry } from './tensor-table.js';
 export { SafetensorsWriter, type TensorPlan } from './safetensors/writer.js';
-export { readStampKey } from './shards.js';
+export { readStampKey, stampKeyOrNone } from './shards.js';
 export { inspectPickle, type PickleInspection } from './torch/file.js';
 export { readSafetensorsMetadata } from './safetensors/metadata.js';

@@ -102,6 +102,15 @@ export async function readStampKey(path: string): Promise<string> {
   }
 }
 
+/** The same, or undefined where there is no such file: opening it says what is wrong. */
+export async function stampKeyOrNone(path: string): Promise<string | undefined> {
+  try {
+    return await readStampKey(path);
+  } catch {
+    return undefined;
+  }
+}
+
 async function readIndex(path: string): Promise<ShardIndex> {
   const label = basename(path);
   const json = await withFile(path, async (file) => {

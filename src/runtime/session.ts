@@ -71,7 +71,11 @@ export class Session implements AsyncDisposable {
     return Session.#createOn('cpu', graph, options);
   }
 
-  static async #createOn(device: DeviceName, source: GraphSource, { weightsFolder }: SessionOptions): Promise<Session> {
+  static async #createOn(
+    device: DeviceName,
+    source: GraphSource,
+    { weightsFolder, isInt8 = false }: SessionOptions,
+  ): Promise<Session> {
     const graph = typeof source === 'function' ? source(graphOptions(device)) : source;
     const { InferenceSession, Tensor } = await loadOnnxruntime();
     const cores = physicalCores();
@@ -81,7 +85,13 @@ export class Session implements AsyncDisposable {
         ...(cores === undefined ? {} : { intraOpNumThreads: cores }),
         graphOptimizationLevel: 'all',
         logSeverityLevel: 3,
-        extra: { session: { model_external_initializers_file_folder_path: weightsFolder } },
+        extra: {
+          session: {
+            model_external_initializers_file_folder_path: weightsFolder,
+            // Between runs the cores are others': threads of onnxruntime would go on looking for work for a while.
+            force_spinning_stop: '1',
+          },
+        },
       });
       return new Session(session, Tensor, device);
     } catch (error) {

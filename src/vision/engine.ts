@@ -4,11 +4,11 @@
  * Nothing heavy happens on the caller's thread. Opening reads a header; pictures are resampled in threads; what was encoded
  * before comes out of the feature cache; the rest is one call to the inference process, which runs what waits together.
  */
-import { setImmediate as nextTurn } from 'node:timers/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { throwIfAborted } from '../common/abort.js';
 import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
-import { readModelHeader, readStampKey } from '../formats/index.js';
+import { readModelHeader, stampKeyOrNone } from '../formats/index.js';
 import { readImageInput, type Crop, type ImageInput } from '../image/index.js';
 import type { Device, InferenceProcess, Progress, ThreadPool } from '../runtime/index.js';
 import { f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
@@ -120,8 +120,15 @@ interface Run {
 
 type Features = ReadonlyMap<OutputName, F32Tensor>;
 
+/** Headers that are remembered. */
+const MAX_OPENED = 64;
+/** Copying features into the store takes as long as sending them: the answer goes first. */
+const KEPT_AFTER_MS = 50;
+
 export class VisionEngine {
   readonly #options: VisionEngineOptions;
+  /** Encoders whose header was read; it is read again when the file has changed. */
+  readonly #opened = new Map<string, VisionModel>();
   #hasWarnedOfFallback = false;
   #pending = 0;
   #memory: Promise<{ identity: WeightsIdentity; cache: FeatureCache | undefined }> | undefined;
@@ -136,7 +143,15 @@ export class VisionEngine {
    * @throws {ModelFormatError} `VISION_FAMILY_UNKNOWN`, `TENSOR_MISSING`, `TENSOR_INVALID`; what `readModelHeader` throws.
    */
   async open(path: string, options: { signal?: AbortSignal } = {}): Promise<VisionModel> {
-    return resolveVisionModel(await readModelHeader(path, options)).model;
+    const known = this.#opened.get(path);
+    if (known !== undefined && known.stamp === (await stampKeyOrNone(path))) return known;
+    const { model } = resolveVisionModel(await readModelHeader(path, options));
+    for (const [oldest] of this.#opened) {
+      if (this.#opened.size < MAX_OPENED) break;
+      this.#opened.delete(oldest);
+    }
+    this.#opened.set(path, model);
+    return model;
   }
 
   /**
@@ -233,12 +248,7 @@ export class VisionEngine {
 
   /** A file that was replaced since it was opened is read anew. */
   async #asItIsNow(opened: VisionModel): Promise<VisionModel> {
-    try {
-      if ((await readStampKey(opened.path)) === opened.stamp) return opened;
-    } catch {
-      // Reading it anew says what is wrong.
-    }
-    return this.open(opened.path);
+    return (await stampKeyOrNone(opened.path)) === opened.stamp ? opened : this.open(opened.path);
   }
 
   async #planRun(model: VisionModel, options: EncodeOptions): Promise<Run> {
@@ -311,7 +321,9 @@ export class VisionEngine {
       // A file that changed meanwhile was run as it is now: its features are not those of the weights that were hashed.
       if (fresh.stamp === model.stamp) {
         const names = missing.map((index) => hashes[index] ?? '');
-        this.#keep(isReadOnly ? nextTurn().then(() => remember(run, fresh, names)) : remember(run, fresh, names));
+        this.#keep(
+          isReadOnly ? sleep(KEPT_AFTER_MS).then(() => remember(run, fresh, names)) : remember(run, fresh, names),
+        );
       }
       if (missing.length === hashes.length) return toVisionOutput(fresh.outputs);
     }

@@ -9,7 +9,7 @@ import { abortable } from '../common/abort.js';
 import { BridgeError } from '../common/errors.js';
 import { SingleFlight } from '../common/single-flight.js';
 import type { Logger } from '../common/logger.js';
-import { readStampKey } from '../formats/index.js';
+import { stampKeyOrNone } from '../formats/index.js';
 import type { InferenceProcess, Progress } from '../runtime/index.js';
 import type { VisionModel } from './model.js';
 import { QUANTIZE_OPERATION, type QuantizeReply, type QuantizeRequest } from './quantization/quantize.js';
@@ -87,8 +87,8 @@ export class Quantizer {
   /** What the file says of itself, which is asked for with every encode. */
   async #find(path: string): Promise<QuantizedFile | undefined> {
     const known = this.#known.get(path);
-    if (known !== undefined && known.stamp === (await stampOrNone(path))) return known.file;
-    const stamp = await stampOrNone(path);
+    if (known !== undefined && known.stamp === (await stampKeyOrNone(path))) return known.file;
+    const stamp = await stampKeyOrNone(path);
     const file = await readQuantizedFile(path);
     if (file === undefined || stamp === undefined) this.#known.delete(path);
     else this.#known.set(path, { stamp, file });
@@ -108,13 +108,5 @@ export class Quantizer {
         this.#refused.set(request.sha256, error);
       throw error;
     }
-  }
-}
-
-async function stampOrNone(path: string): Promise<string | undefined> {
-  try {
-    return await readStampKey(path);
-  } catch {
-    return undefined; // there is no such file yet
   }
 }

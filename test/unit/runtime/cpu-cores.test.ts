@@ -21,24 +21,33 @@ function describeCpus(siblings: readonly (string | undefined)[]): void {
   });
 }
 
+/** What Linux says of a process that may use these processors. */
+function statusOf(allowed: string): string {
+  const path = join(folder, 'status');
+  writeFileSync(path, `Name:\tnode\nCpus_allowed:\tff\nCpus_allowed_list:\t${allowed}\nMems_allowed_list:\t0\n`);
+  return path;
+}
+
 describe('physical cores', () => {
   it('are counted once, however many hyperthreads they have', () => {
     describeCpus(['0,4', '1,5', '2', '3', '0,4', '1,5']);
-    expect(physicalCores(folder, 6)).toBe(4);
+    expect(physicalCores(folder, statusOf('0-5'))).toBe(4);
   });
 
-  it('are no more than the process may use', () => {
-    describeCpus(['0', '1', '2', '3']);
-    expect(physicalCores(folder, 2)).toBe(2);
+  it('count only where the process may run', () => {
+    describeCpus(['0,4', '1,5', '2,6', '3,7', '0,4', '1,5', '2,6', '3,7']);
+    expect(physicalCores(folder, statusOf('0,4'))).toBe(1);
+    expect(physicalCores(folder, statusOf('1-2,7'))).toBe(3);
   });
 
   it('do not include those that are switched off', () => {
     describeCpus(['0', '1', undefined]);
-    expect(physicalCores(folder, 3)).toBe(2);
+    expect(physicalCores(folder, statusOf('0-2'))).toBe(2);
   });
 
   it('are unknown where the system does not say', () => {
-    expect(physicalCores(join(folder, 'nowhere'), 8)).toBeUndefined();
-    expect(physicalCores(folder, 8)).toBeUndefined();
+    expect(physicalCores(folder, join(folder, 'nowhere'))).toBeUndefined();
+    expect(physicalCores(join(folder, 'nowhere'), statusOf('0-1'))).toBeUndefined();
+    expect(physicalCores(folder, statusOf(''))).toBeUndefined();
   });
 });
