@@ -71,11 +71,7 @@ export class Session implements AsyncDisposable {
     return Session.#createOn('cpu', graph, options);
   }
 
-  static async #createOn(
-    device: DeviceName,
-    source: GraphSource,
-    { weightsFolder, isInt8 = false }: SessionOptions,
-  ): Promise<Session> {
+  static async #createOn(device: DeviceName, source: GraphSource, { weightsFolder }: SessionOptions): Promise<Session> {
     const graph = typeof source === 'function' ? source(graphOptions(device)) : source;
     const { InferenceSession, Tensor } = await loadOnnxruntime();
     const cores = physicalCores();
