@@ -1,5 +1,5 @@
 /**
- * Resident memory of the server and its inference process after the first 500 encodes and after all of them.
+ * Resident memory of the server and its inference process, pages of mapped files apart, after the first 500 encodes and after all of them.
  *
  *     npx tsx test/bench/memory.ts [--encodes 10000]
  *
@@ -33,6 +33,7 @@ printTable(
     row('server', ({ serverMb }) => serverMb),
     row('inference process', ({ inferenceMb }) => inferenceMb),
     row('both', sumMb),
+    row('beside: mapped files', ({ filesMb }) => filesMb),
   ],
 );
 printLine(`${encodes} encodes in ${((performance.now() - begin) / 1000).toFixed(0)} s; the bound is ${BOUND}`);

@@ -24,9 +24,12 @@ const REST_MS = 3000;
 /** Where the system does not say what memory a process holds, nothing can be measured. */
 export const HAS_PROC = existsSync('/proc/self/status');
 
+/** Memory of a process's own: what it allocated, not pages of files that the system reads, keeps and drops as it likes. */
 export interface Resident {
   readonly serverMb: number;
   readonly inferenceMb: number;
+  /** Pages of files that both have mapped: programs, and what was touched of the store, up to its bound. */
+  readonly filesMb: number;
 }
 
 export interface MemoryFigures {
@@ -124,12 +127,17 @@ async function bodyOf(picture: U8Tensor, isPng: boolean): Promise<FormData | Uin
 async function sample(url: string, server: ChildProcess): Promise<Resident> {
   await sleep(REST_MS);
   const health = (await (await fetch(`${url}/bridge/v1/health`)).json()) as { inference: { pid: number | null } };
-  return { serverMb: residentMb(server.pid), inferenceMb: residentMb(health.inference.pid) };
+  const { pid } = health.inference;
+  return {
+    serverMb: residentMb(server.pid, 'RssAnon'),
+    inferenceMb: residentMb(pid, 'RssAnon'),
+    filesMb: residentMb(server.pid, 'RssFile') + residentMb(pid, 'RssFile'),
+  };
 }
 
-function residentMb(pid: number | null | undefined): number {
+function residentMb(pid: number | null | undefined, kind: 'RssAnon' | 'RssFile'): number {
   if (pid === null || pid === undefined) throw new Error('there is no such process');
-  const kilobytes = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
+  const kilobytes = new RegExp(`${kind}:\\s+(\\d+)`).exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
   if (kilobytes === undefined) throw new Error(`the system does not say what memory process ${pid} holds`);
   return (Number(kilobytes) * 1024) / 1e6;
 }

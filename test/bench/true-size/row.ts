@@ -151,7 +151,7 @@ async function measureProducts(): Promise<number> {
   const [width, wide] = [1280, 5120];
   const g = new GraphBuilder('products');
   const product = (x: Value, inputs: number, outputs: number): Value => {
-    const weight = g.constant(f32Tensor([outputs, inputs], new Float32Array(inputs * outputs).fill(0.01 / inputs)));
+    const weight = g.constant(f32Tensor([outputs, inputs], new Float32Array(inputs * outputs).fill(1 / inputs)));
     return g.op('Gemm', [x, weight], { transB: 1 });
   };
   let x = g.input('x', 'F32', [TOKENS, width]);
