@@ -6,8 +6,10 @@
  */
 import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { BridgeError, messageOf } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
+import { STAT_GROUPINGS } from '../protocol/registry.js';
 import type { IndexedModel, ModelIndexStore, Table } from '../store/index.js';
 import { BesideModels, type ModelBeside } from './beside.js';
 import type { ModelHashes } from './hashes.js';
@@ -307,15 +309,27 @@ export class ModelRegistry implements AsyncDisposable {
     const files = [...this.#roots.values()].flatMap(({ entries }) => entries);
     const look = async (): Promise<void> => {
       try {
-        if (!(await this.#beside.update(files, stop.signal)) || stop.signal.aborted) return;
-        this.#changed();
-        this.#report({ ...this.#progress });
+        const isNew = await this.#beside.update(files, stop.signal);
+        if (isNew && !stop.signal.aborted) {
+          this.#changed();
+          this.#report({ ...this.#progress });
+        }
+        await this.#prepareStats(stop.signal);
       } catch (error) {
         if (!stop.signal.aborted)
           this.#options.logger.warn({ reason: messageOf(error) }, 'what lies beside the models is not known');
       }
     };
     this.#lookingBeside = { done: look(), stop };
+  }
+
+  /** Sums of every grouping, one at a time, so that the first who asks for one does not wait for it. */
+  async #prepareStats(signal: AbortSignal): Promise<void> {
+    for (const by of STAT_GROUPINGS) {
+      await nextTurn();
+      if (signal.aborted) return;
+      this.stats(by);
+    }
   }
 
   async #scanRoot(pass: ScanPass, path: string, names: readonly ModelRoot[]): Promise<void> {
