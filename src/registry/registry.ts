@@ -118,6 +118,8 @@ const LOOKUPS_PER_TURN = 2000;
 /** Batches on their way to the store at once. */
 const MAX_WRITES = 8;
 const MAX_THREADS = 4;
+/** Threads take longer to start than folders without news take to scan; nodes scan before they answer. */
+const THREADS_IDLE_MS = 10_000;
 const SILENCE_MS = 30_000;
 
 type Listener = (progress: ScanProgress) => void;
@@ -135,6 +137,7 @@ export class ModelRegistry implements AsyncDisposable {
   #progress: ScanProgress = { state: 'idle', files: 0, known: 0, readBytes: 0 };
   #scanning: Promise<ScanSummary> | undefined;
   #threads: ScanThreads | undefined;
+  #threadsTimer: NodeJS.Timeout | undefined;
   #entries: readonly ModelEntry[] | undefined;
   #revision = 0;
   readonly #stats = new Map<Grouping, ModelStats>();
@@ -266,7 +269,7 @@ export class ModelRegistry implements AsyncDisposable {
     this.#lookingBeside?.stop.abort();
     await this.workers[Symbol.asyncDispose]();
     await this.#lookingBeside?.done;
-    await this.#threads?.[Symbol.asyncDispose]();
+    await this.#endThreads();
     await this.#scanning?.catch(() => undefined);
     this.#listeners.clear();
   }
@@ -275,6 +278,7 @@ export class ModelRegistry implements AsyncDisposable {
     if (this.#isDisposed) throw new BridgeError('CANCELLED', 'The registry was closed.');
     const started = performance.now();
     const { openIndex, threadEntry, threads = Math.min(MAX_THREADS, availableParallelism()) } = this.#options;
+    clearTimeout(this.#threadsTimer);
     this.#threads ??= new ScanThreads({ entry: threadEntry, count: threads, silenceMs: SILENCE_MS });
     const roots = groupByPath(this.#options.roots());
     for (const path of this.#roots.keys()) if (!roots.has(path)) this.#roots.delete(path);
@@ -288,8 +292,7 @@ export class ModelRegistry implements AsyncDisposable {
     this.#changed();
     this.stats(); // the first answer after a scan comes as fast as the others
     this.#report({ ...pass.progress, state: 'done' });
-    await this.#threads[Symbol.asyncDispose]();
-    this.#threads = undefined;
+    this.#threadsTimer = setTimeout(() => void this.#endThreads(), THREADS_IDLE_MS);
     this.#lookBeside();
     const summary = {
       files: pass.progress.files,
@@ -330,6 +333,13 @@ export class ModelRegistry implements AsyncDisposable {
       if (signal.aborted) return;
       this.stats(by);
     }
+  }
+
+  async #endThreads(): Promise<void> {
+    clearTimeout(this.#threadsTimer);
+    const threads = this.#threads;
+    this.#threads = undefined;
+    await threads?.[Symbol.asyncDispose]();
   }
 
   async #scanRoot(pass: ScanPass, path: string, names: readonly ModelRoot[]): Promise<void> {
