@@ -186,6 +186,7 @@ export class InferenceProcess implements AsyncDisposable {
     if (!child.connected) return; // its exit event answers the call
     child.send(message, (error) => {
       if (error !== null && message.type === 'call') {
+        this.#shared?.free(message.id);
         this.#settle(message.id)?.reject(
           new RuntimeUnavailableError('The inference process does not take requests; send this one again.', {
             cause: error,

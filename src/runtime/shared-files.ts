@@ -6,7 +6,7 @@
  * unlinked by the parent and inherited by the child, so that nothing is left behind whatever becomes of either. What does
  * not fit, or where there are no such files, goes by the channel.
  */
-import { accessSync, closeSync, constants, openSync, readSync, unlinkSync, writeSync } from 'node:fs';
+import { accessSync, closeSync, constants, ftruncateSync, openSync, readSync, unlinkSync, writeSync } from 'node:fs';
 import { randomUUID } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,6 +15,8 @@ import { join } from 'node:path';
 const MIN_BYTES = 65_536;
 /** What may lie in a file at once. */
 const MAX_FILE_BYTES = 268_435_456;
+/** What an empty file keeps of its memory, for the next answers; the rest goes back to the system. */
+const KEPT_BYTES = 33_554_432;
 /** Numbers under which the child inherits the files; 0 to 2 are the terminal's, 3 is the channel's. */
 const TO_CHILD_FD = 4;
 const TO_PARENT_FD = 5;
@@ -37,6 +39,9 @@ export class SharedFiles {
   readonly #read: number;
   /** What the other side may still have to read, by position. */
   #blocks: { readonly owner: number; readonly offset: number; readonly end: number }[] = [];
+
+  /** How far the written file may reach. */
+  #fileBytes = 0;
 
   constructor(written: number, read: number) {
     this.#written = written;
@@ -71,6 +76,9 @@ export class SharedFiles {
   /** Makes room: the other side has taken what this call placed, or never will. */
   free(owner: number): void {
     this.#blocks = this.#blocks.filter((block) => block.owner !== owner);
+    if (this.#blocks.length > 0 || this.#fileBytes <= KEPT_BYTES) return;
+    ftruncateSync(this.#written, KEPT_BYTES);
+    this.#fileBytes = KEPT_BYTES;
   }
 
   #placeArray(owner: number, array: ArrayBufferView): unknown {
@@ -79,6 +87,7 @@ export class SharedFiles {
     const offset = this.#findRoom(array.byteLength);
     if (offset === undefined) return array;
     const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+    this.#fileBytes = Math.max(this.#fileBytes, offset + bytes.length);
     try {
       for (let done = 0; done < bytes.length;) {
         done += writeSync(this.#written, bytes, done, bytes.length - done, offset + done);

@@ -1,13 +1,15 @@
+import { fstatSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { createSharedFiles, SharedFiles } from '../../../src/runtime/shared-files.js';
 
 const LARGE = 100_000;
 
-function bothSides(): { parent: SharedFiles; child: SharedFiles; close: () => void } {
+/** `file` is the one that the parent writes. */
+function bothSides(): { parent: SharedFiles; child: SharedFiles; file: number; close: () => void } {
   const created = createSharedFiles();
   if (created === undefined) throw new Error('no shared files here');
   const [toChild = -1, toParent = -1] = created.inherited;
-  return { parent: created.files, child: new SharedFiles(toParent, toChild), close: created.close };
+  return { parent: created.files, child: new SharedFiles(toParent, toChild), file: toChild, close: created.close };
 }
 
 /** Through a channel, which copies. */
@@ -46,6 +48,20 @@ describe.skipIf(process.platform === 'win32')('shared files', () => {
     expect(child.take(third)).toEqual(array(3));
     expect(child.take(wide)).toEqual(new Uint8Array(2 * LARGE).fill(4));
     expect(first).toMatchObject({ offset: 0 });
+    close();
+  });
+
+  it('give memory back when nothing lies in them any more', () => {
+    const { parent, child, file, close } = bothSides();
+    const large = new Uint8Array(50_000_000).fill(5);
+    const [first, second] = [sent(parent.place(1, large)), sent(parent.place(2, new Uint8Array(LARGE).fill(6)))];
+    parent.free(1);
+    expect(fstatSync(file).size).toBeGreaterThan(large.length);
+    expect(first).toMatchObject({ offset: 0 });
+    expect(child.take(second)).toEqual(new Uint8Array(LARGE).fill(6));
+    parent.free(2);
+    expect(fstatSync(file).size).toBeLessThan(large.length);
+    expect(Buffer.compare(child.take(sent(parent.place(3, large))) as Uint8Array, large)).toBe(0);
     close();
   });
 
