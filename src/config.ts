@@ -4,7 +4,7 @@
  * The table is the only list of flags: the command line, the README's table and the checks come from it. Flags that
  * ComfyUI has keep ComfyUI's names and meaning. No environment variable is read here or needed anywhere.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import { InvalidRequestError } from './common/errors.js';
 import { DEVICES } from './runtime/index.js';
 

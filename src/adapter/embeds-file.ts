@@ -3,7 +3,7 @@
  * PyTorch files of one tensor and are read without executing their pickle.
  */
 import { basename } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { ModelFormatError, messageOf } from '../common/errors.js';
 import {
   parseSafetensors,

@@ -1,6 +1,6 @@
-/** The version in package.json, which lies two folders above both src/common and dist/common. */
+/** The version in package.json, which lies two folders above both src/common and dist/chunks. */
 import { readFileSync } from 'node:fs';
-import { z } from 'zod';
+import * as z from 'zod';
 
 const packageSchema = z.object({ version: z.string() });
 

@@ -143,12 +143,8 @@ async function parseIndex(
     throw invalid(label, 'it is not JSON', error);
   }
   // Loaded when it is needed: threads that read headers start faster without.
-  const { z } = await import('zod');
-  const schema = z.object({
-    metadata: z.record(z.string(), z.unknown()).optional(),
-    weight_map: z.record(z.string(), z.string()),
-  });
-  const parsed = schema.safeParse(value);
+  const { shardIndexSchema } = await import('./shard-index.js');
+  const parsed = shardIndexSchema.safeParse(value);
   if (parsed.success) return parsed.data;
   throw invalid(label, 'it has no table "weight_map" of tensor and file names');
 }

@@ -5,7 +5,7 @@
  * call. Embeds are tensors, `cond.image`, `cond.face`, `uncond.image`, `uncond.face`, with their provenance as JSON.
  */
 import { isAbsolute } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import {
   adapterSummary,
   embedsFromTensors,

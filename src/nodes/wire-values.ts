@@ -6,7 +6,7 @@
  * time. A new type of link is one entry in CODECS.
  */
 import { isAbsolute } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { BridgeError, InvalidRequestError } from '../common/errors.js';
 import { isBlocker, isLiteralType, type NodeDefinition, type NodeInputs, type NodeResult } from '../graph/index.js';
 import { isJsonObject, toPlain, type Jsonable, type JsonObject, type JsonValue } from '../protocol/json.js';

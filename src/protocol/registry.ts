@@ -1,5 +1,5 @@
 /** Queries of the registry as they come over HTTP and from nodes. */
-import { z } from 'zod';
+import * as z from 'zod';
 
 const flag = z.enum(['true', 'false', '1', '0']).transform((text) => text === 'true' || text === '1');
 const text = z.string().min(1).max(1000);

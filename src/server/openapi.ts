@@ -2,7 +2,7 @@
  * `/bridge/v1/openapi.json`: a description of our own routes. Parameters come from the schemas that the routes parse with;
  * a test compares the paths with those of the app.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import { ERROR_CODES } from '../common/errors.js';
 import type { Jsonable } from '../protocol/json.js';
 import { encodeQuerySchema } from './routes/encode.js';

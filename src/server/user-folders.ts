@@ -10,7 +10,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, readFile, realpath, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, relative, sep } from 'node:path';
 import type { FastifyRequest } from 'fastify';
-import { z } from 'zod';
+import * as z from 'zod';
 import { InvalidRequestError, messageOf, systemCodeOf } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
 import { resolveInside } from '../paths/index.js';

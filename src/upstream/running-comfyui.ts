@@ -8,7 +8,7 @@
  */
 import { existsSync } from 'node:fs';
 import { isAbsolute } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { throwIfAborted } from '../common/abort.js';
 import { BridgeError, messageOf } from '../common/errors.js';
 

@@ -3,7 +3,7 @@
  *
  * ComfyUI takes these from a fixed configuration per family; small models carry them in `__metadata__.config`.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Activation } from '../onnx/index.js';
 
 export interface VisionConfig {

@@ -96,13 +96,13 @@ async function makeTree(root: string, options: TreeOptions): Promise<number> {
 /** One process's worth, from the built package: threads from TypeScript source take a second to load. */
 const MEASURE = `
 const [root, data] = process.argv.slice(1);
+const { ComfyUIPathResolver } = await import('${dist}index.js');
 const { openRegistry } = await import('${dist}bridge.js');
-const { modelRoots } = await import('${dist}library/index.js');
-const { FolderPaths } = await import('${dist}paths/index.js');
 const quiet = { error() {}, warn() {}, info() {}, debug() {} };
+const resolver = ComfyUIPathResolver.fromComfyUI(root);
 const cpu = process.cpuUsage();
 const begin = performance.now();
-const owned = openRegistry({ roots: () => modelRoots(new FolderPaths({ installDirectory: root })), dataDirectory: data, logger: quiet });
+const owned = openRegistry({ roots: () => resolver.modelRoots(), dataDirectory: data, logger: quiet });
 const { files, read } = await owned.registry.scan();
 const scan = performance.now() - begin;
 const { user, system } = process.cpuUsage(cpu);

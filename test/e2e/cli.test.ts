@@ -212,7 +212,7 @@ describe('demo', () => {
     const result = await run('demo');
     expect(result).toMatchObject({ code: 0, stderr: '' });
     expect(result.stdout).toMatch(
-      /execution_success[\s\S]*image_embeds +\[1, 128\][\s\S]*clip_vision +2 +4.\d+ MB[\s\S]*Done in/,
+      /execution_success[\s\S]*image_embeds +\[1, 128\][\s\S]*CLIP-ViT-H-demo\S+ +clip_vision +\S+ +F16 [\s\S]*Done in/,
     );
     const root = /tree in (\S+),/.exec(result.stdout)?.[1] ?? '/';
     await expect(readFile(join(root, 'main.py'))).rejects.toThrow();

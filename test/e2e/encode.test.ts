@@ -3,7 +3,7 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { z } from 'zod';
+import * as z from 'zod';
 import { ERROR_CODES } from '../../src/common/errors.js';
 import { parseSafetensors } from '../../src/formats/index.js';
 import { startTestBridge, type TestBridge } from '../support/bridge.js';

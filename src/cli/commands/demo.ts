@@ -1,10 +1,9 @@
 /** `vision-bridge demo`: the main job, start to end, on a machine with no models. */
 import { Command } from 'commander';
-import { z } from 'zod';
+import * as z from 'zod';
 import { createBridge } from '../../bridge.js';
 import { parseConfig } from '../../config.js';
 import { parseSafetensors } from '../../formats/index.js';
-import { ComfyUIPathResolver } from '../../library/index.js';
 import { startServer } from '../../server/index.js';
 import { ComfyClient, type ComfyEvent } from '../demo/client.js';
 import { createDemoTree } from '../demo/tree.js';
@@ -50,12 +49,14 @@ async function runDemo(): Promise<void> {
     await printFeatures(client, promptId);
   }
 
-  printLine('Model statistics');
-  const stats = await ComfyUIPathResolver.fromFolderPaths(bridge.paths).getStats();
-  const filled = stats.filter(({ files }) => files > 0);
+  printLine('Model statistics, from headers alone');
+  await bridge.registry.scan();
+  const rows = bridge.registry
+    .entries()
+    .map(({ name, row, sizeBytes }) => [name, row?.kind, row?.encoder, row?.dtype, formatBytes(sizeBytes)]);
   printTable(
-    ['folder', 'files', 'size'],
-    filled.map(({ folder, files, sizeBytes }) => [folder, files, formatBytes(sizeBytes)]),
+    ['name', 'kind', 'encoder', 'dtype', 'size'],
+    rows.map((row) => row.map((cell) => cell ?? 'unknown')),
   );
   printLine(`\nDone in ${((performance.now() - started) / 1000).toFixed(1)} s; everything is cleaned up.`);
 }

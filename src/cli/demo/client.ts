@@ -5,7 +5,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import WebSocket from 'ws';
-import { z } from 'zod';
+import * as z from 'zod';
 import { BridgeError, messageOf } from '../../common/errors.js';
 
 const eventSchema = z.object({ type: z.string(), data: z.record(z.string(), z.unknown()) });

@@ -1,7 +1,7 @@
 /** `POST /bridge/v1/encode`: features of pictures. Tensors travel as safetensors, both ways. */
 import { isAbsolute } from 'node:path';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Bridge } from '../../bridge.js';
 import { BridgeError, InvalidRequestError } from '../../common/errors.js';
 import { maxUploadBytes } from '../../config.js';

@@ -2,7 +2,7 @@
 import { Readable } from 'node:stream';
 import { isAbsolute } from 'node:path';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { z } from 'zod';
+import * as z from 'zod';
 import {
   adapterSummary,
   combineEmbeds,

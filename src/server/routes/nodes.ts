@@ -1,7 +1,7 @@
 /** `POST /bridge/v1/nodes/{class_type}`: one node, for hosts that have a graph of their own. */
 import { randomUUID } from 'node:crypto';
 import type { FastifyInstance } from 'fastify';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Bridge } from '../../bridge.js';
 import { InvalidRequestError } from '../../common/errors.js';
 import { parseSafetensors, serializeSafetensors } from '../../formats/index.js';

@@ -1,6 +1,6 @@
 /** `/bridge/v1/stats`, `/models`, `/doctor` …: what the user's files are. Answers come from memory; `wait` waits for a scan. */
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Bridge } from '../../bridge.js';
 import { BridgeError, InvalidRequestError, ModelNotFoundError } from '../../common/errors.js';
 import {

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { mkdir, open, readFile, stat, writeFile } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Bridge } from '../../bridge.js';
 import { InvalidRequestError, systemCodeOf } from '../../common/errors.js';
 import { maxUploadBytes } from '../../config.js';

@@ -1,5 +1,5 @@
 /** What is known of an int8 file: kept in the file's own metadata, in one place and one form. */
-import { z } from 'zod';
+import * as z from 'zod';
 import { systemCodeOf, BridgeError } from '../../common/errors.js';
 import { readSafetensorsHeader } from '../../formats/index.js';
 import { SCHEMES, type Scheme } from './scheme.js';

@@ -2,7 +2,7 @@
 import { mkdir, open, readFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { gunzipSync } from 'node:zlib';
-import { z } from 'zod';
+import * as z from 'zod';
 
 const goldenModelsFolder = resolve(process.env['GOLDEN_MODELS_DIR'] ?? import.meta.dirname);
 

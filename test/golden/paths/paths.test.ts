@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { z } from 'zod';
+import * as z from 'zod';
 import { assemblePaths, type AssembledPaths } from '../../../src/paths/configuration.js';
 import { DEFAULT_FOLDERS, OUTPUT_FOLDERS } from '../../../src/paths/default-folders.js';
 import { FolderPaths } from '../../../src/paths/index.js';

@@ -1,5 +1,5 @@
 /** The format of the recordings. Source: the README beside this file, "File format". */
-import { z } from 'zod';
+import * as z from 'zod';
 import { parseJson, toPlain } from '../../../src/protocol/json.js';
 
 const fileSchema = z.object({ base64: z.string().optional(), length: z.number().optional() });

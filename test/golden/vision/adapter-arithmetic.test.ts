@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { z } from 'zod';
+import * as z from 'zod';
 import { combineRows, COMBINE_MODES } from '../../../src/adapter/combine.js';
 import { AdapterEngine } from '../../../src/adapter/index.js';
 import { maskTokens } from '../../../src/adapter/masks.js';

@@ -6,7 +6,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, describe, expect, it } from 'vitest';
-import { z } from 'zod';
+import * as z from 'zod';
 import { parseSafetensors, readSafetensorsHeader, type TensorInfo } from '../../../src/formats/index.js';
 import { decodeImage } from '../../../src/image/index.js';
 import { f32Tensor, type F32Tensor, type Tensor, type U8Tensor } from '../../../src/tensor/tensor.js';

@@ -9,7 +9,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { z } from 'zod';
+import * as z from 'zod';
 import { parseSafetensors } from '../../../src/formats/index.js';
 import { OUTPUT_FIELDS, type OutputName, type VisionOutput } from '../../../src/vision/index.js';
 import { maxAbsDiff } from '../../support/compare.js';

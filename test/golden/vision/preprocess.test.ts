@@ -8,7 +8,7 @@ import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
-import { z } from 'zod';
+import * as z from 'zod';
 import { decodeImage, preprocessToU8, toImageTensor } from '../../../src/image/index.js';
 import { goldenVisionFolder, readCases } from './golden-folder.js';
 

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { z } from 'zod';
+import * as z from 'zod';
 import { decodeImage } from '../../../src/image/index.js';
 import { gifClaiming, pngClaiming, tiffClaiming } from '../../support/hostile-images.js';
 

@@ -1,0 +1,67 @@
+/**
+ * `npm run build`: JavaScript of the package in dist/; `tsc` adds the declarations.
+ *
+ * It is bundled because Node takes longer to find and read a file for every module than to run them: `serve` would load
+ * 800 of them before it answers. Packages with binaries, threads or files of their own stay outside. The licences of those
+ * that are inside are written beside it.
+ */
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { build } from 'esbuild';
+
+const TARGET = 'dist';
+const OUTSIDE = ['hash-wasm', 'lmdb', 'onnxruntime-node', 'pino', 'piscina', 'sharp'];
+const ENTRIES = [
+  'src/cli/main.ts',
+  'src/index.ts',
+  'src/protocol/index.ts',
+  // What processes and threads start with.
+  ...readdirSync('src/workers').map((file) => `src/workers/${file}`),
+  // What benches open.
+  'src/bridge.ts',
+  'src/runtime/index.ts',
+  'src/vision-services.ts',
+];
+/** Packages in CommonJS require Node's modules, which has no meaning in ES modules. */
+const REQUIRE = "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);";
+
+/** `node_modules/@scope/name/lib/file.js` lies in `node_modules/@scope/name`. */
+function packageFolder(file: string): string | undefined {
+  return /^(?:.*\/)?node_modules\/(?:@[^/]+\/)?[^/]+/.exec(file)?.[0];
+}
+
+function licenceOf(folder: string): string {
+  const { name, version, license } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as Record<
+    'name' | 'version' | 'license',
+    string
+  >;
+  const texts = readdirSync(folder)
+    .filter((file) => /^(licen[cs]e|copying|notice)/i.test(file))
+    .map((file) => readFileSync(join(folder, file), 'utf8').trim());
+  return [`## ${name} ${version} (${license})`, ...texts].join('\n\n');
+}
+
+rmSync(TARGET, { recursive: true, force: true });
+const { metafile } = await build({
+  entryPoints: ENTRIES,
+  outbase: 'src',
+  outdir: TARGET,
+  // One folder deep, as the modules of src: addresses relative to a module stay true.
+  chunkNames: 'chunks/[name]-[hash]',
+  bundle: true,
+  splitting: true,
+  format: 'esm',
+  platform: 'node',
+  target: 'node20.19',
+  external: OUTSIDE,
+  banner: { js: REQUIRE },
+  metafile: true,
+  logLevel: 'warning',
+});
+const used = Object.values(metafile.outputs).flatMap(({ inputs }) => Object.keys(inputs));
+const folders = new Set(used.map(packageFolder).filter((folder) => folder !== undefined));
+const licences = [...folders].sort().map(licenceOf);
+writeFileSync(
+  join(TARGET, 'THIRD-PARTY-LICENSES.md'),
+  `${['# Licences of bundled packages', ...licences].join('\n\n')}\n`,
+);
