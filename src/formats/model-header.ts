@@ -52,5 +52,6 @@ export function stampOf(stat: { dev: number; ino: number; size: number; mtimeMs:
 
 /** A text that two stamps share only when they name the same state of the same file. */
 export function stampKey({ device, inode, sizeBytes, modifiedMs, parts = [] }: FileStamp): string {
-  return [`${device}:${inode}:${sizeBytes}:${modifiedMs}`, ...parts.map(stampKey)].join(',');
+  const own = `${device}:${inode}:${sizeBytes}:${modifiedMs}`;
+  return parts.length === 0 ? own : [own, ...parts.map(stampKey)].join(',');
 }

@@ -7,7 +7,7 @@ import { throwIfAborted } from '../common/abort.js';
 import { BridgeError, ModelFormatError, messageOf } from '../common/errors.js';
 import type { ModelIndexStore, Table } from '../store/index.js';
 import type { ModelHashes } from './hashes.js';
-import type { ModelEntry } from './registry.js';
+import type { ModelEntry } from './entry.js';
 import type { ModelRow } from './row.js';
 import { gatherShards } from './shards.js';
 import { listBeside, readSidecar, type FolderBeside, type ShardIndex, type SidecarClaims } from './sidecars.js';

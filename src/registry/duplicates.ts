@@ -1,5 +1,6 @@
 /** Files with the same content, and what deleting all but one of each would free. Links are no duplicates. */
-import type { ModelEntry, ModelRegistry } from './registry.js';
+import type { ModelEntry } from './entry.js';
+import type { ModelRegistry } from './registry.js';
 
 interface DuplicateGroup {
   readonly sha256: string;

@@ -1,6 +1,6 @@
 /** Filters, order and pages over the files of the index. */
 import { extname } from 'node:path';
-import type { ModelEntry } from './registry.js';
+import type { ModelEntry } from './entry.js';
 
 export interface ModelQuery {
   readonly folder?: string;

@@ -5,74 +5,27 @@
  * what is there, and say so. Nothing starts by itself: bridge.ts or a command starts the scan.
  */
 import { availableParallelism } from 'node:os';
-import { extname } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { BridgeError, messageOf } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
 import { STAT_GROUPINGS } from '../protocol/registry.js';
-import type { IndexedModel, ModelIndexStore, Table } from '../store/index.js';
-import { BesideModels, type ModelBeside } from './beside.js';
+import type { ModelIndexStore, Table } from '../store/index.js';
+import { BesideModels } from './beside.js';
+import { withShadows, type ModelEntry, type ModelRoot } from './entry.js';
 import type { ModelHashes } from './hashes.js';
 import { queryModels, type ModelQuery, type QueryResult } from './query.js';
 import type { ModelReading } from './read-model.js';
-import { rowKey, type ModelRow } from './row.js';
-import type { ReadModel } from './scan/thread.js';
+import type { ModelRow } from './row.js';
+import { ScanPass, type FoundRoot, type PassProgress } from './scan/pass.js';
 import { ScanThreads } from './scan/threads.js';
-import { NUMBERS_PER_FILE, type WalkedFiles } from './scan/walk.js';
-import type { ShardSet } from './shards.js';
 import type { ShardIndex, SidecarClaims } from './sidecars.js';
 import { computeStats, type Grouping, type ModelStats } from './stats.js';
 import type { ValueCheck } from './values.js';
 import { ModelContents } from './whole-files/contents.js';
 import { FileWorkers, type FileWorkOptions } from './whole-files/workers.js';
 
-/** A folder to walk, and what its files are called. */
-export interface ModelRoot {
-  readonly path: string;
-  /** ComfyUI's folder name, or that of a folder of `models/` that ComfyUI does not know. */
-  readonly folder: string;
-  /** Place among the roots of this folder name: earlier ones hide files of later ones. */
-  readonly rootIndex: number;
-  /** Endings that ComfyUI lists here; empty lists all, absent none. */
-  readonly extensions?: ReadonlySet<string>;
-  /** Roots of their own inside this one that are not walked with it. */
-  readonly excluded?: readonly string[];
-}
-
-export interface ModelEntry {
-  /** Where it was found; links are not resolved. */
-  readonly path: string;
-  readonly folder: string;
-  /** Relative to its root, with `/`. */
-  readonly name: string;
-  readonly root: string;
-  readonly rootIndex: number;
-  readonly listedByComfyUI: boolean;
-  readonly sizeBytes: number;
-  /** Less than the size for sparse files and placeholders of cloud folders. */
-  readonly sizeOnDisk: number;
-  readonly modifiedMs: number;
-  readonly hardLinks: number;
-  /** Device and inode: equal for all names of one file. */
-  readonly file: string;
-  /** Identity of this state of the file. */
-  readonly key: string;
-  /** Path of a file of the same name in an earlier root, which ComfyUI opens instead. */
-  readonly shadowedBy?: string;
-  /** Absent while the scan has not come to it. */
-  readonly row?: ModelRow | undefined;
-  /** What files beside it claim. */
-  readonly beside?: ModelBeside;
-  /** For a model in several files, whose first part this entry names. */
-  readonly shards?: ShardSet;
-}
-
-export interface ScanProgress {
+export interface ScanProgress extends PassProgress {
   readonly state: 'idle' | 'walking' | 'reading' | 'done';
-  readonly files: number;
-  /** Files whose facts are known. */
-  readonly known: number;
-  readonly readBytes: number;
 }
 
 export interface RootState {
@@ -111,12 +64,6 @@ interface WalkedRoot extends RootState {
   readonly entries: ModelEntry[];
 }
 
-/** Small enough that threads finish together, large enough that messages are few. */
-const FILES_PER_BATCH = 48;
-/** The store is asked for so many rows before others get their turn. */
-const LOOKUPS_PER_TURN = 2000;
-/** Batches on their way to the store at once. */
-const MAX_WRITES = 8;
 const MAX_THREADS = 4;
 /** Threads take longer to start than folders without news take to scan; nodes scan before they answer. */
 const THREADS_IDLE_MS = 10_000;
@@ -343,39 +290,25 @@ export class ModelRegistry implements AsyncDisposable {
   }
 
   async #scanRoot(pass: ScanPass, path: string, names: readonly ModelRoot[]): Promise<void> {
-    let walked: WalkedFiles;
+    let found: FoundRoot;
     try {
-      walked = await pass.walk(path, names[0]?.excluded ?? []);
+      found = await pass.walk(path, names);
     } catch (error) {
-      if (this.#isDisposed) throw error;
-      const { entries = [] } = this.#roots.get(path) ?? {};
-      const problems = [`${path}: ${messageOf(error)}`];
+      if (this.#isDisposed || !(error instanceof BridgeError)) throw error;
       // What was there when it last answered stays known.
+      const { entries = [] } = this.#roots.get(path) ?? {};
+      pass.keep(entries);
+      const problems = [`${path}: ${messageOf(error)}`];
       this.#roots.set(path, { path, status: 'unavailable', files: entries.length, problems, entries });
       this.#options.logger.warn({ root: path, reason: messageOf(error) }, 'a model folder is left out for now');
       this.#changed();
       return;
     }
-    const rows = new Map<string, ModelRow>();
-    const entries = names.flatMap((root) => entriesOf(root, walked));
-    const root: WalkedRoot = {
-      path,
-      status: walked.isMissing ? 'missing' : 'ok',
-      files: walked.names.length,
-      problems: walked.problems,
-      entries,
-    };
-    this.#roots.set(path, root);
-    const publish = (): void => {
-      for (let i = 0; i < entries.length; i += 1) {
-        const entry = entries[i];
-        const row = entry?.row === undefined && entry !== undefined ? rows.get(entry.key) : undefined;
-        if (entry !== undefined && row !== undefined) entries[i] = { ...entry, row };
-      }
-      this.#changed();
-    };
-    await pass.read(path, entries, rows, publish);
-    publish();
+    const { entries, files, problems, isMissing, complete } = found;
+    this.#roots.set(path, { path, status: isMissing ? 'missing' : 'ok', files, problems, entries });
+    this.#changed();
+    await complete();
+    this.#changed();
   }
 
   #changed(): void {
@@ -389,175 +322,8 @@ export class ModelRegistry implements AsyncDisposable {
   }
 }
 
-/** One scan: what it has found out so far, and what is still being written. */
-class ScanPass {
-  readonly #index: ModelIndexStore<ModelRow, ModelHashes>;
-  readonly #threads: ScanThreads;
-  readonly #onProgress: (progress: Omit<ScanProgress, 'state'>) => void;
-  /** Files that are being read, or were: one with several names is read once. */
-  readonly #rows = new Map<string, Promise<ModelRow | undefined>>();
-  readonly #living = new Set<string>();
-  readonly #writes = new Set<Promise<void>>();
-  #progress = { files: 0, known: 0, readBytes: 0 };
-  #reported = 0;
-  readFiles = 0;
-
-  constructor(
-    index: ModelIndexStore<ModelRow, ModelHashes>,
-    threads: ScanThreads,
-    onProgress: (progress: Omit<ScanProgress, 'state'>) => void,
-  ) {
-    this.#index = index;
-    this.#threads = threads;
-    this.#onProgress = onProgress;
-  }
-
-  get progress(): Omit<ScanProgress, 'state'> {
-    return this.#progress;
-  }
-
-  async walk(root: string, excluded: readonly string[]): Promise<WalkedFiles> {
-    const answer = await this.#threads.run(root, { type: 'walk', root, excluded });
-    if (answer.type !== 'walked') throw new BridgeError('INTERNAL', 'The scan answered out of turn.');
-    return answer.files;
-  }
-
-  /** Fills `rows` for all entries: from the store, else from the files. */
-  async read(
-    root: string,
-    entries: readonly ModelEntry[],
-    rows: Map<string, ModelRow>,
-    publish: () => void,
-  ): Promise<void> {
-    this.#progress.files += entries.length;
-    const unknown: ModelEntry[] = [];
-    for (const [i, entry] of entries.entries()) {
-      if (i % LOOKUPS_PER_TURN === LOOKUPS_PER_TURN - 1) await new Promise(setImmediate);
-      this.#living.add(entry.key);
-      const row = this.#index.row(entry.key);
-      if (row === undefined) unknown.push(entry);
-      else {
-        rows.set(entry.key, row);
-        this.#progress.known += 1;
-      }
-    }
-    publish();
-    const batches: Promise<void>[] = [];
-    const own = unknown.filter(({ key }) => !this.#rows.has(key) && this.#claim(key));
-    for (let at = 0; at < own.length; at += FILES_PER_BATCH) {
-      batches.push(this.#readBatch(root, own.slice(at, at + FILES_PER_BATCH)));
-    }
-    for (const entry of unknown) {
-      const row = await this.#rows.get(entry.key);
-      if (row !== undefined) rows.set(entry.key, row);
-    }
-    await Promise.all(batches);
-  }
-
-  /** Waits until everything is safe. */
-  async finish(): Promise<void> {
-    await Promise.all(this.#writes);
-    await this.#index.prune(this.#living);
-  }
-
-  /** Hands a batch to the store; waits while too many are on their way, for they are held in memory. */
-  async #write(models: readonly IndexedModel<ModelRow>[]): Promise<void> {
-    const write = this.#index.put(models).finally(() => this.#writes.delete(write));
-    this.#writes.add(write);
-    while (this.#writes.size > MAX_WRITES) await Promise.race(this.#writes);
-  }
-
-  readonly #settle = new Map<string, (row: ModelRow | undefined) => void>();
-
-  #claim(key: string): boolean {
-    this.#rows.set(
-      key,
-      new Promise((resolve) => {
-        this.#settle.set(key, resolve);
-      }),
-    );
-    return true;
-  }
-
-  async #readBatch(root: string, entries: readonly ModelEntry[]): Promise<void> {
-    try {
-      const answer = await this.#threads.run(root, { type: 'read', paths: entries.map(({ path }) => path) });
-      if (answer.type !== 'read') throw new BridgeError('INTERNAL', 'The scan answered out of turn.');
-      const models = JSON.parse(answer.models) as ReadModel[];
-      const kept: IndexedModel<ModelRow>[] = [];
-      models.forEach(({ key, row, details }, i) => {
-        const entry = entries[i];
-        if (entry === undefined) return;
-        // A file that changed since the walk is kept under what it is now; the next scan finds it there.
-        if (key !== undefined) kept.push({ key, row, details });
-        this.#settle.get(entry.key)?.(row);
-        this.#progress.readBytes += entry.sizeBytes;
-      });
-      this.readFiles += entries.length;
-      this.#progress.known += entries.length;
-      await this.#write(kept);
-    } catch (error) {
-      if (error instanceof BridgeError && error.code === 'CANCELLED') throw error;
-      // One file may have cost the thread its life, or hang: it fails alone.
-      if (entries.length > 1) for (const entry of entries) await this.#readBatch(root, [entry]);
-      else for (const { key } of entries) this.#settle.get(key)?.({ status: 'unreadable', problem: messageOf(error) });
-    } finally {
-      for (const { key } of entries) this.#settle.get(key)?.(undefined);
-      const now = performance.now();
-      if (now - this.#reported > 200) {
-        this.#reported = now;
-        this.#onProgress({ ...this.#progress });
-      }
-    }
-  }
-}
-
 function groupByPath(roots: readonly ModelRoot[]): Map<string, ModelRoot[]> {
   const groups = new Map<string, ModelRoot[]>();
   for (const root of roots) groups.set(root.path, [...(groups.get(root.path) ?? []), root]);
   return groups;
-}
-
-function entriesOf(root: ModelRoot, { names, numbers }: WalkedFiles): ModelEntry[] {
-  const separator = root.path.endsWith('/') ? '' : '/';
-  return names.map((name, i) => {
-    const at = i * NUMBERS_PER_FILE;
-    const [device = 0, inode = 0, sizeBytes = 0, modifiedMs = 0, hardLinks = 1, blocks = 0] = numbers.subarray(
-      at,
-      at + NUMBERS_PER_FILE,
-    );
-    const { extensions } = root;
-    return {
-      path: root.path + separator + name,
-      folder: root.folder,
-      name,
-      root: root.path,
-      rootIndex: root.rootIndex,
-      listedByComfyUI:
-        extensions !== undefined && (extensions.size === 0 || extensions.has(extname(name).toLowerCase())),
-      sizeBytes,
-      sizeOnDisk: blocks * 512,
-      modifiedMs,
-      hardLinks,
-      file: `${device}:${inode}`,
-      key: rowKey({ device, inode, sizeBytes, modifiedMs }),
-    };
-  });
-}
-
-/** Marks files that an earlier root of the same folder name hides. */
-function withShadows(entries: readonly ModelEntry[]): readonly ModelEntry[] {
-  const first = new Map<string, ModelEntry>();
-  for (const entry of entries) {
-    const id = `${entry.folder}\0${entry.name}`;
-    const known = first.get(id);
-    if (known === undefined || entry.rootIndex < known.rootIndex) first.set(id, entry);
-  }
-  if (first.size === entries.length) return entries;
-  return entries.map((entry) => {
-    const winner = first.get(`${entry.folder}\0${entry.name}`);
-    return winner === undefined || winner === entry || winner.path === entry.path
-      ? entry
-      : { ...entry, shadowedBy: winner.path };
-  });
 }

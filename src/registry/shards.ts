@@ -21,7 +21,7 @@ import { describeGguf } from './classify/containers.js';
 import { joinFacts, readMetadataFacts } from './classify/metadata.js';
 import { classifyTable } from './classify/table.js';
 import type { ModelReading } from './read-model.js';
-import type { ModelEntry } from './registry.js';
+import type { ModelEntry } from './entry.js';
 import { rowOf, type ModelRow } from './row.js';
 import type { ShardIndex } from './sidecars.js';
 

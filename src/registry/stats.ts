@@ -8,7 +8,7 @@
 import { dirname, extname } from 'node:path';
 import type { StatGrouping } from '../protocol/registry.js';
 import { baseOf } from './query.js';
-import type { ModelEntry } from './registry.js';
+import type { ModelEntry } from './entry.js';
 
 interface Stat {
   readonly label: string;
@@ -68,9 +68,10 @@ const NAMES = Object.keys(STATS) as StatName[];
 /** Adds up files, once each. */
 export function computeStats(entries: readonly ModelEntry[], by: Grouping): ModelStats {
   const groupOf = GROUPINGS[by];
-  const groups = new Map<string, { sums: Record<StatName, number>; seen: Set<string> }>();
-  const total = emptySums();
+  const repeated = filesOfSeveralEntries(entries);
+  const groups = new Map<string, StatAccumulator>();
   const seen = new Set<string>();
+  const total = emptySums();
   for (const entry of entries) {
     const name = groupOf(entry);
     let group = groups.get(name);
@@ -78,19 +79,38 @@ export function computeStats(entries: readonly ModelEntry[], by: Grouping): Mode
       group = { sums: emptySums(), seen: new Set() };
       groups.set(name, group);
     }
-    if (!group.seen.has(entry.file)) {
-      group.seen.add(entry.file);
+    // Most files have one entry, and need no look into sets of names.
+    if (!repeated.has(entry.file)) {
       add(group.sums, entry);
-    }
-    if (!seen.has(entry.file)) {
-      seen.add(entry.file);
       add(total, entry);
+      continue;
     }
+    if (!group.seen.has(entry.file)) add(group.sums, entry);
+    group.seen.add(entry.file);
+    if (!seen.has(entry.file)) add(total, entry);
+    seen.add(entry.file);
   }
   const sorted = [...groups]
     .map(([group, { sums }]): StatGroup => ({ group, ...sums }))
     .sort((a, b) => b.sizeBytes - a.sizeBytes || (a.group < b.group ? -1 : 1));
   return { by, groups: sorted, total };
+}
+
+interface StatAccumulator {
+  readonly sums: Record<StatName, number>;
+  /** Of the files that several entries name, those that are counted. */
+  readonly seen: Set<string>;
+}
+
+/** Files with several names: links, hard links, folders of several types. */
+function filesOfSeveralEntries(entries: readonly ModelEntry[]): ReadonlySet<string> {
+  const seen = new Set<string>();
+  const repeated = new Set<string>();
+  for (const { file } of entries) {
+    if (seen.has(file)) repeated.add(file);
+    else seen.add(file);
+  }
+  return repeated;
 }
 
 function emptySums(): Record<StatName, number> {

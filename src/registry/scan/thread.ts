@@ -3,7 +3,7 @@ import { parentPort } from 'node:worker_threads';
 import { messageOf } from '../../common/errors.js';
 import { ModelReader, type ModelReading } from '../read-model.js';
 import { rowKey, rowOf, type ModelRow } from '../row.js';
-import { walkModels, type WalkedFiles } from './walk.js';
+import { walkModels, type WalkedFiles, type WalkEnd } from './walk.js';
 
 export type ScanRequest =
   | { readonly id: number; readonly type: 'walk'; readonly root: string; readonly excluded: readonly string[] }
@@ -22,7 +22,9 @@ export type ScanAnswer =
   | { readonly type: 'loaded' }
   /** The request is being worked on. */
   | { readonly id: number; readonly type: 'alive' }
-  | { readonly id: number; readonly type: 'walked'; readonly files: WalkedFiles }
+  /** Files that a walk has come past since the last such message. */
+  | { readonly id: number; readonly type: 'found'; readonly files: WalkedFiles }
+  | { readonly id: number; readonly type: 'walked'; readonly end: WalkEnd }
   /** JSON of ReadModel[]: one text is copied between threads faster than many objects. */
   | { readonly id: number; readonly type: 'read'; readonly models: string }
   | { readonly id: number; readonly type: 'failed'; readonly message: string };
@@ -50,8 +52,14 @@ async function answer(reader: ModelReader, request: ScanRequest): Promise<ScanAn
     parentPort?.postMessage({ id, type: 'alive' } satisfies ScanAnswer);
   };
   try {
-    if (request.type === 'walk')
-      return { id, type: 'walked', files: walkModels(request.root, request.excluded, alive) };
+    if (request.type === 'walk') {
+      const onFiles = (files: WalkedFiles): void => {
+        parentPort?.postMessage({ id, type: 'found', files } satisfies ScanAnswer, [
+          files.numbers.buffer as ArrayBuffer,
+        ]);
+      };
+      return { id, type: 'walked', end: walkModels(request.root, request.excluded, { onFiles, onFolder: alive }) };
+    }
     const models: ReadModel[] = [];
     for (const path of request.paths) {
       alive();

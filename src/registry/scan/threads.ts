@@ -9,6 +9,7 @@ import { Worker } from 'node:worker_threads';
 import { BridgeError } from '../../common/errors.js';
 import { threadLoaderArguments } from '../../common/typescript-loader.js';
 import type { ScanAnswer, ScanRequest } from './thread.js';
+import type { WalkedFiles } from './walk.js';
 
 /** A request without its number. */
 export type ScanWork = ScanRequest extends infer R ? (R extends { id: number } ? Omit<R, 'id'> : never) : never;
@@ -19,6 +20,7 @@ interface Job {
   readonly group: string;
   readonly resolve: (answer: ScanAnswer) => void;
   readonly reject: (error: Error) => void;
+  readonly onFound: ((files: WalkedFiles) => void) | undefined;
 }
 
 interface Thread {
@@ -53,20 +55,23 @@ export class ScanThreads implements AsyncDisposable {
   #nextId = 1;
   #isDisposed = false;
 
-  /** Starts all threads at once: they load while the first folders are walked. */
+  /** Starts the first thread; others start when there is work for them, which is not so where nothing has changed. */
   constructor(options: ScanThreadsOptions) {
     this.#options = options;
-    for (let i = 0; i < options.count; i += 1) this.#start();
+    this.#start();
   }
 
-  /** @throws {BridgeError} `MODEL_UNREADABLE` when there is no answer; `CANCELLED` when the threads are ended. */
-  run(group: string, work: ScanWork): Promise<ScanAnswer> {
+  /**
+   * @param onFound Told of files while a walk goes on.
+   * @throws {BridgeError} `MODEL_UNREADABLE` when there is no answer; `CANCELLED` when the threads are ended.
+   */
+  run(group: string, work: ScanWork, onFound?: (files: WalkedFiles) => void): Promise<ScanAnswer> {
     return new Promise((resolve, reject) => {
       if (this.#isDisposed) {
         reject(new BridgeError('CANCELLED', 'The scan was ended.'));
         return;
       }
-      this.#waiting.push({ work, group, resolve, reject });
+      this.#waiting.push({ work, group, resolve, reject, onFound });
       this.#dispatch();
     });
   }
@@ -149,8 +154,10 @@ export class ScanThreads implements AsyncDisposable {
         if (thread.job !== undefined) this.#awaitAnswer(thread);
         return;
       }
-      if (answer.type === 'alive') {
+      if (answer.type === 'alive' || answer.type === 'found') {
+        if (!this.#threads.includes(thread)) return;
         this.#awaitSign(thread);
+        if (answer.type === 'found') thread.job?.onFound?.(answer.files);
         return;
       }
       stopTimers(thread);

@@ -18,22 +18,37 @@ export interface WalkedFiles {
   readonly names: readonly string[];
   /** Per file: device, inode, size, modification time in ms, hard links, blocks of 512 bytes. */
   readonly numbers: Float64Array;
+}
+
+export interface WalkEnd {
   readonly problems: readonly string[];
   /** The root is not there, or may not be listed. */
   readonly isMissing: boolean;
 }
 
 export const NUMBERS_PER_FILE = 6;
+/** Files are told of while the walk goes on, so many at a time. */
+const FILES_PER_PART = 1000;
+
+interface WalkListeners {
+  readonly onFiles: (files: WalkedFiles) => void;
+  /** Called for every folder: a sign of life. */
+  readonly onFolder?: () => void;
+}
 
 /**
  * Walks a root. Links are followed; a folder that leads back into itself is entered once.
  *
  * @param excluded Absolute folders that are roots of their own.
- * @param onFolder Called for every folder: a sign of life.
  */
-export function walkModels(root: string, excluded: readonly string[], onFolder?: () => void): WalkedFiles {
-  const names: string[] = [];
-  const numbers: number[] = [];
+export function walkModels(root: string, excluded: readonly string[], { onFiles, onFolder }: WalkListeners): WalkEnd {
+  let names: string[] = [];
+  let numbers: number[] = [];
+  const tell = (): void => {
+    if (names.length > 0) onFiles({ names, numbers: Float64Array.from(numbers) });
+    names = [];
+    numbers = [];
+  };
   const problems: string[] = [];
   const skipped = new Set(excluded);
   let folders = 0;
@@ -67,6 +82,7 @@ export function walkModels(root: string, excluded: readonly string[], onFolder?:
         } else if (stats.isFile() && MODEL_ENDINGS.has(extname(entry.name).toLowerCase())) {
           names.push(prefix + entry.name);
           numbers.push(stats.dev, stats.ino, stats.size, stats.mtimeMs, stats.nlink, stats.blocks);
+          if (names.length === FILES_PER_PART) tell();
         }
       } catch {
         problems.push(entry.isSymbolicLink() ? `${full} is a link that leads nowhere` : `${full} cannot be looked at`);
@@ -74,5 +90,6 @@ export function walkModels(root: string, excluded: readonly string[], onFolder?:
     }
   };
   enter(root, '', []);
-  return { names, numbers: Float64Array.from(numbers), problems, isMissing };
+  tell();
+  return { problems, isMissing };
 }

@@ -7,7 +7,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BridgeError, messageOf } from '../../common/errors.js';
 import type { Logger } from '../../common/logger.js';
-import type { ModelEntry } from '../registry.js';
+import type { ModelEntry } from '../entry.js';
 import type { ModelContents } from './contents.js';
 import type { FileWorkers } from './workers.js';
 

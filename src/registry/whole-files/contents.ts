@@ -6,7 +6,7 @@ import { InvalidRequestError } from '../../common/errors.js';
 import type { ModelIndexStore, Table } from '../../store/index.js';
 import type { ModelHashes } from '../hashes.js';
 import type { ModelReading } from '../read-model.js';
-import type { ModelEntry } from '../registry.js';
+import type { ModelEntry } from '../entry.js';
 import type { ModelRow } from '../row.js';
 import type { ValueCheck } from '../values.js';
 import type { FileWorkers, FileWorkOptions } from './workers.js';
