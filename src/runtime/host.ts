@@ -26,10 +26,14 @@ export interface Operation {
   keyOf(payload: unknown): string;
   /** Works on calls of one key, the oldest first. What it throws is the answer to all that it has not settled. */
   run(calls: readonly OperationCall[]): Promise<void>;
+  /** Work that nobody waits for and that makes later calls faster. Done while no call has come for a while. */
+  tidy?(): Promise<void>;
 }
 
 /** Calls that are run together at most: it bounds what is held for them, and how long another model waits. */
 const MAX_CALLS_OF_A_ROUND = 64;
+/** So long after the last call, another one is not expected at once. */
+const IDLE_MS = 500;
 
 /** Lets messages in: new calls, and calls that are given up. */
 export async function nextMessages(): Promise<void> {
@@ -62,6 +66,7 @@ export function serveOperations(operations: Readonly<Record<string, Operation>>)
   const waiting: Waiting[] = [];
   const shared = inheritedSharedFiles();
   let isRunning = false;
+  let idleTimer: NodeJS.Timeout | undefined;
   const send = (message: ToParent): void => {
     if (process.connected) process.send?.(message);
   };
@@ -135,11 +140,26 @@ export function serveOperations(operations: Readonly<Record<string, Operation>>)
       return;
     }
     waiting.push({ operation, key: operation.keyOf(call.payload), call });
+    start();
+  };
+
+  const start = (): void => {
     if (isRunning) return;
     isRunning = true;
+    clearTimeout(idleTimer);
     void runAll().finally(() => {
       isRunning = false;
+      idleTimer = setTimeout(() => void tidyAll(), IDLE_MS);
     });
+  };
+
+  const tidyAll = async (): Promise<void> => {
+    isRunning = true;
+    for (const operation of Object.values(operations)) {
+      if (waiting.length === 0) await operation.tidy?.();
+    }
+    isRunning = false;
+    if (waiting.length > 0) start();
   };
 
   process.on('message', (received) => {

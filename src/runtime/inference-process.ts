@@ -12,6 +12,7 @@ import { readEnvironment } from '../common/environment.js';
 import { BridgeError, messageOf, RuntimeUnavailableError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
 import { withAllocatorSettings } from './allocator.js';
+import type { BufferLease } from './buffer-pool.js';
 import { fromWireError, type Progress, type ToChild, type ToParent } from './messages.js';
 import { loaderArguments } from '../common/typescript-loader.js';
 import { createSharedFiles, SHARED_FILES_ARGUMENT, type SharedFiles } from './shared-files.js';
@@ -29,6 +30,8 @@ export interface InferenceProcessOptions {
 interface CallOptions {
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
+  /** Large arrays of the answer lie in its memory. */
+  readonly lease?: BufferLease | undefined;
 }
 
 interface InferenceState {
@@ -45,6 +48,7 @@ interface PendingCall {
   readonly resolve: (value: unknown) => void;
   readonly reject: (error: Error) => void;
   readonly onProgress: CallOptions['onProgress'];
+  readonly lease?: BufferLease | undefined;
 }
 
 /** A child that is asked to end may finish the run it is in; after this it is killed. */
@@ -76,7 +80,7 @@ export class InferenceProcess implements AsyncDisposable {
    * @param options.signal Rejects at once with CANCELLED; the child stops before its next unit of work.
    * @throws {BridgeError} what the operation threw; BUSY; RUNTIME_UNAVAILABLE when the child died.
    */
-  async call(operation: string, payload: unknown, { signal, onProgress }: CallOptions = {}): Promise<unknown> {
+  async call(operation: string, payload: unknown, { signal, onProgress, lease }: CallOptions = {}): Promise<unknown> {
     throwIfAborted(signal);
     if (this.#isDisposed) throw new RuntimeUnavailableError('The inference process was shut down.');
     const pending = this.#callCount();
@@ -92,7 +96,7 @@ export class InferenceProcess implements AsyncDisposable {
     };
     try {
       return await new Promise<unknown>((resolve, reject) => {
-        this.#pending.set(id, { resolve, reject, onProgress });
+        this.#pending.set(id, { resolve, reject, onProgress, lease });
         signal?.addEventListener('abort', onAbort, { once: true });
         const placed = this.#shared === undefined ? payload : this.#shared.place(id, payload);
         this.#send(child, { type: 'call', id, operation, payload: placed });
@@ -222,8 +226,10 @@ export class InferenceProcess implements AsyncDisposable {
       call?.resolve(value);
       return;
     }
+    const { lease } = call ?? {};
+    const allocate = lease === undefined ? undefined : (sizeBytes: number): ArrayBuffer => lease.take(sizeBytes);
     try {
-      call?.resolve(shared.take(value));
+      call?.resolve(shared.take(value, allocate));
     } catch (error) {
       call?.reject(new RuntimeUnavailableError('The result could not be read back.', { cause: error }));
     }

@@ -25,6 +25,11 @@ export interface SessionOptions {
   readonly device?: Device;
   /** The graph has 8-bit matrix products. */
   readonly isInt8?: boolean;
+  /**
+   * Weights are arranged for the CPU's matrix products at every run instead of once: the session is there in a tenth of the
+   * time, and a run takes a quarter longer (int8, CLIP-H). In fp32 results then depend on the batch in their last bits.
+   */
+  readonly isUnpacked?: boolean;
   /** Told once, where `auto` found no device but the CPU, why each that this build has cannot be used. */
   readonly onFallback?: (reason: string) => void;
 }
@@ -71,7 +76,11 @@ export class Session implements AsyncDisposable {
     return Session.#createOn('cpu', graph, options);
   }
 
-  static async #createOn(device: DeviceName, source: GraphSource, { weightsFolder }: SessionOptions): Promise<Session> {
+  static async #createOn(
+    device: DeviceName,
+    source: GraphSource,
+    { weightsFolder, isUnpacked = false }: SessionOptions,
+  ): Promise<Session> {
     const graph = typeof source === 'function' ? source(graphOptions(device)) : source;
     const { InferenceSession, Tensor } = await loadOnnxruntime();
     const cores = physicalCores();
@@ -86,6 +95,7 @@ export class Session implements AsyncDisposable {
             model_external_initializers_file_folder_path: weightsFolder,
             // Between runs the cores are others': threads of onnxruntime would go on looking for work for a while.
             force_spinning_stop: '1',
+            ...(isUnpacked ? { disable_prepacking: '1' } : {}),
           },
         },
       });

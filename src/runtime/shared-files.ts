@@ -58,11 +58,16 @@ export class SharedFiles {
     return mapEntries(value, (entry) => this.place(owner, entry));
   }
 
-  /** The value with the arrays that the other side placed; they are the caller's own. */
-  take(value: unknown): unknown {
+  /**
+   * The value with the arrays that the other side placed; they are the caller's own.
+   *
+   * @param allocate Memory for them, of which they take the beginning.
+   */
+  take(value: unknown, allocate = (sizeBytes: number): ArrayBuffer => new ArrayBuffer(sizeBytes)): unknown {
     if (isPlaced(value)) {
-      const array = new ARRAYS[value.sharedArray](value.sizeBytes / ARRAYS[value.sharedArray].BYTES_PER_ELEMENT);
-      const bytes = new Uint8Array(array.buffer);
+      const { sizeBytes, sharedArray } = value;
+      const array = new ARRAYS[sharedArray](allocate(sizeBytes), 0, sizeBytes / ARRAYS[sharedArray].BYTES_PER_ELEMENT);
+      const bytes = new Uint8Array(array.buffer, 0, sizeBytes);
       for (let done = 0; done < bytes.length;) {
         const count = readSync(this.#read, bytes, done, bytes.length - done, value.offset + done);
         if (count === 0) throw new RangeError('the other process placed less than it said');
@@ -70,7 +75,7 @@ export class SharedFiles {
       }
       return array;
     }
-    return mapEntries(value, (entry) => this.take(entry));
+    return mapEntries(value, (entry) => this.take(entry, allocate));
   }
 
   /** Makes room: the other side has taken what this call placed, or never will. */

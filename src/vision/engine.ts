@@ -10,33 +10,20 @@ import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/er
 import type { Logger } from '../common/logger.js';
 import { readModelHeader, stampKeyOrNone } from '../formats/index.js';
 import { readImageInput, type Crop, type ImageInput } from '../image/index.js';
-import type { Device, InferenceProcess, Progress, ThreadPool } from '../runtime/index.js';
-import { f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
+import type { BufferLease, Device, InferenceProcess, Progress, ThreadPool } from '../runtime/index.js';
+import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
 import type { OutputName } from './families/index.js';
 import { FeatureCache, type FeatureMemory, type FeatureSource } from './feature-cache.js';
 import { checkCount, checkInput, encodedBytesOf, isSmall, memoryOf, sha256Of } from './input.js';
 import { embeddingDim, resolveVisionModel, type VisionModel } from './model.js';
 import { ENCODE_OPERATION, LOAD_OPERATION, type EncodeReply, type EncodeRequest } from './operation.js';
 import type { ModelRequest } from './open-models.js';
+import { joinPictures, pickRows, rowOf, toVisionOutput, type Features, type VisionOutput } from './output.js';
 import type { QuantizedModel, Quantizer } from './quantizer.js';
 import { encodeInTiles, formsSquare, readTiling, type EncodedPictures, type Tiling } from './tiles.js';
 import { PREPARE_TASK, preparePictures, type Prepared } from './thread-tasks.js';
 import type { Precision } from './weight-values.js';
 import { WeightsIdentity, type HashMemory } from './weights-identity.js';
-
-/** ComfyUI's CLIP_VISION_OUTPUT. All tensors are f32 and owned by the caller. */
-export interface VisionOutput {
-  /** `[B, T, D]` */
-  readonly lastHiddenState?: F32Tensor;
-  /** `[B, T, D]`: the input of the last block. */
-  readonly penultimateHiddenStates?: F32Tensor;
-  /** `[B, P]`; SigLIP `[B, T, D]`, DINOv2 `[B, D]`. */
-  readonly imageEmbeds?: F32Tensor;
-  /** `[B, T-1, M]`, encoders with a LLaVA projector only. */
-  readonly mmProjected?: F32Tensor;
-  /** `[B, L, T, D]`, SigLIP only. */
-  readonly allHiddenStates?: F32Tensor;
-}
 
 /** u8 or f32 images `[B, H, W, C]` with RGB in 0..255 or 0..1, or pixel values f32 `[B, 3, S, S]` as the encoder takes them. */
 export type VisionInput = F32Tensor | U8Tensor | { readonly pixelValues: F32Tensor };
@@ -60,28 +47,11 @@ export interface EncodeOptions {
   readonly intermediateOutput?: number | undefined;
   /** The caller does not change the result: it is kept after it was handed over, so that nobody waits for that. */
   readonly isReadOnly?: boolean;
+  /** Features may lie in its memory; they are not looked at after it is released. With `isReadOnly` only. */
+  readonly lease?: BufferLease | undefined;
   /** Checked before each run; a started run finishes first (onnxruntime cannot stop one). */
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
-}
-
-/** Field of a VisionOutput for every name that ComfyUI uses. */
-export const OUTPUT_FIELDS = {
-  last_hidden_state: 'lastHiddenState',
-  penultimate_hidden_states: 'penultimateHiddenStates',
-  image_embeds: 'imageEmbeds',
-  mm_projected: 'mmProjected',
-  all_hidden_states: 'allHiddenStates',
-} as const satisfies Record<OutputName, keyof VisionOutput>;
-
-/** Features under ComfyUI's names, as they are written and sent. */
-export function featureTensors(output: VisionOutput): Record<string, F32Tensor> {
-  return Object.fromEntries(
-    Object.entries(OUTPUT_FIELDS).flatMap(([name, field]) => {
-      const tensor = output[field];
-      return tensor === undefined ? [] : [[name, tensor]];
-    }),
-  );
 }
 
 /** What the engine remembers between runs, opened when it is first needed. */
@@ -117,8 +87,6 @@ interface Run {
   /** Absent where features are not kept, or the weights are not yet known. */
   readonly cached?: { readonly cache: FeatureCache; readonly source: (device: string) => FeatureSource };
 }
-
-type Features = ReadonlyMap<OutputName, F32Tensor>;
 
 /** Headers that are remembered. */
 const MAX_OPENED = 64;
@@ -303,7 +271,7 @@ export class VisionEngine {
     model: VisionModel,
     { pictures, hashes }: Prepared,
     run: Run,
-    { signal, onProgress, isReadOnly = false }: EncodeOptions,
+    { signal, onProgress, isReadOnly = false, lease }: EncodeOptions,
   ): Promise<VisionOutput> {
     const found = hashes.map((hash) => recallOne(hash, run));
     const missing = [...found.keys()].filter((i) => found[i] === undefined);
@@ -314,16 +282,18 @@ export class VisionEngine {
       const report = (progress: Progress): void => {
         onProgress?.(progress.stage === 'running' ? { ...progress, done: known + progress.done, total } : progress);
       };
-      const fresh = await this.#run(model, pick(pictures, missing), run, { signal, onProgress: report });
+      const fresh = await this.#run(model, pickRows(pictures, missing), run, { signal, onProgress: report, lease });
       missing.forEach((index, i) => {
         found[index] = rowOf(fresh.outputs, i);
       });
       // A file that changed meanwhile was run as it is now: its features are not those of the weights that were hashed.
       if (fresh.stamp === model.stamp) {
         const names = missing.map((index) => hashes[index] ?? '');
-        this.#keep(
-          isReadOnly ? sleep(KEPT_AFTER_MS).then(() => remember(run, fresh, names)) : remember(run, fresh, names),
-        );
+        const keep = async (): Promise<void> => {
+          if (isReadOnly) await sleep(KEPT_AFTER_MS);
+          await remember(run, fresh, names);
+        };
+        this.#keep(lease === undefined ? keep() : lease.use(keep));
       }
       if (missing.length === hashes.length) return toVisionOutput(fresh.outputs);
     }
@@ -355,13 +325,14 @@ export class VisionEngine {
     model: VisionModel,
     pictures: U8Tensor | F32Tensor,
     run: Run,
-    { signal, onProgress }: EncodeOptions,
+    { signal, onProgress, lease }: EncodeOptions,
   ): Promise<EncodeReply> {
     const { inference } = this.#options;
     const request: EncodeRequest = { ...this.#modelRequest(model, run), outputs: run.outputs, pictures };
     const reply = await inference.call(ENCODE_OPERATION, request, {
       signal,
       onProgress: this.#reporting(onProgress),
+      lease,
     });
     return reply as EncodeReply;
   }
@@ -416,50 +387,6 @@ async function remember({ cached }: Run, { device, outputs }: EncodeReply, hashe
     [...rowOf(outputs, i)].map(([output, features]) => cached.cache.put(cached.source(device), hash, output, features)),
   );
   await Promise.all(puts);
-}
-
-/** Features of one picture of a reply, without the batch; views. */
-function rowOf(outputs: EncodeReply['outputs'], index: number): Features {
-  return new Map(
-    Object.entries(outputs).map(([output, { shape, data }]) => {
-      const [count = 1, ...sides] = shape;
-      const length = data.length / count;
-      return [output as OutputName, f32Tensor(sides, data.subarray(index * length, (index + 1) * length))];
-    }),
-  );
-}
-
-/** Features of pictures as one batch, in their order. */
-function joinPictures(pictures: readonly Features[], outputs: readonly OutputName[]): VisionOutput {
-  const joined = outputs.map((output) => {
-    const parts = pictures.map((features) => features.get(output)).filter((part) => part !== undefined);
-    const [first] = parts;
-    const length = first?.data.length ?? 0;
-    const data = new Float32Array(parts.length * length);
-    parts.forEach((part, i) => {
-      data.set(part.data, i * length);
-    });
-    return [output, f32Tensor([parts.length, ...(first?.shape ?? [])], data)] as const;
-  });
-  return toVisionOutput(Object.fromEntries(joined));
-}
-
-function toVisionOutput(outputs: EncodeReply['outputs']): VisionOutput {
-  return Object.fromEntries(
-    Object.entries(outputs).map(([name, tensor]) => [OUTPUT_FIELDS[name as OutputName], tensor]),
-  );
-}
-
-/** Rows of a batch. */
-function pick<T extends U8Tensor | F32Tensor>(pictures: T, rows: readonly number[]): T {
-  const [count = 0, ...shape] = pictures.shape;
-  if (rows.length === count) return pictures;
-  const length = pictures.data.length / count;
-  const data = pictures.dtype === 'F32' ? new Float32Array(rows.length * length) : new Uint8Array(rows.length * length);
-  rows.forEach((row, i) => {
-    data.set(pictures.data.subarray(row * length, (row + 1) * length), i * length);
-  });
-  return { ...pictures, shape: [rows.length, ...shape], data };
 }
 
 /** Number of a layer from 0; undefined for the last but one, which needs no graph of its own. */

@@ -37,6 +37,16 @@ export interface OpenModel {
   readonly estimatedBytes: number;
 }
 
+/** A model whose session may be exchanged for a faster one. */
+interface HeldModel extends OpenModel {
+  session: Session;
+  microBatch: MicroBatch;
+  /** Makes the session with packed weights; absent where it has them. */
+  pack: (() => Promise<Session>) | undefined;
+  /** Pictures that were asked for. */
+  pictures: number;
+}
+
 /** Without a budget, models that are not in use may take half of the machine. */
 const DEFAULT_SHARE = 0.5;
 /** What onnxruntime needs beside the weights. */
@@ -45,32 +55,48 @@ const OVERHEAD = 1.1;
 const MAX_ACTIVATION_BYTES = 256 * 2 ** 20;
 const LIVE_VALUES = 4;
 const MAX_MICRO_BATCH = 64;
+/**
+ * int8 weights are not packed at first: the first features are there a second sooner. Packing takes about as long as is
+ * lost without it over so many pictures; then it is done at once, for fewer when nobody waits.
+ */
+const PICTURES_WORTH_PACKING = 24;
+const PICTURES_WORTH_PACKING_IDLE = 4;
 
 export class OpenModels {
-  readonly #open = new Map<string, OpenModel>();
+  readonly #open = new Map<string, HeldModel>();
 
   /**
    * The session for a request, loaded if need be. Kept until others need its memory.
    *
+   * @param pictures How many are to be run now.
    * @throws {ModelNotFoundError}, {ModelFormatError}; {BridgeError} `MEMORY_BUDGET_EXCEEDED`, `RUNTIME_FAILED`, `DEVICE_UNAVAILABLE`.
    */
-  async acquire(request: ModelRequest, report: (progress: Progress) => void): Promise<OpenModel> {
+  async acquire(request: ModelRequest, pictures: number, report: (progress: Progress) => void): Promise<OpenModel> {
     const key = keyOf(request, await readStampKey(request.path));
-    const known = this.#open.get(key);
-    if (known !== undefined) {
+    let held = this.#open.get(key);
+    if (held === undefined) {
+      report({ stage: 'loading', model: request.path });
+      held = await this.#load(request, pictures, report);
+      this.#open.set(keyOf(request, held.resolved.model.stamp), held);
+    } else {
       this.#open.delete(key);
-      this.#open.set(key, known);
-      return known;
+      this.#open.set(key, held);
     }
-    report({ stage: 'loading', model: request.path });
-    const fresh = await this.#load(request, report);
-    this.#open.set(keyOf(request, fresh.resolved.model.stamp), fresh);
-    return fresh;
+    held.pictures += pictures;
+    if (held.pictures >= PICTURES_WORTH_PACKING) await pack(held);
+    return held;
   }
 
-  async #load(request: ModelRequest, report: (progress: Progress) => void): Promise<OpenModel> {
+  /** Makes models faster that are in use. */
+  async tidy(): Promise<void> {
+    for (const held of this.#open.values()) {
+      if (held.pictures >= PICTURES_WORTH_PACKING_IDLE) await pack(held);
+    }
+  }
+
+  async #load(request: ModelRequest, pictures: number, report: (progress: Progress) => void): Promise<HeldModel> {
     const resolved = resolveVisionModel(await readModelHeader(request.path));
-    const { model, family } = resolved;
+    const { model } = resolved;
     const quantized = request.quantized === undefined ? undefined : await readSafetensorsHeader(request.quantized);
     const estimatedBytes = Math.ceil(OVERHEAD * (quantized?.sizeBytes ?? 4 * model.parameters));
     await this.#makeRoom(estimatedBytes, request, model.family);
@@ -85,21 +111,26 @@ export class OpenModels {
     const layer = request.intermediate === undefined ? {} : { intermediate: request.intermediate };
     const graph = (options: GraphOptions): Uint8Array =>
       buildVisionGraph(resolved, source, outputs, { ...layer, ...options });
-    const session = await Session.create(graph, {
-      weightsFolder: quantized?.folder ?? model.folder,
-      device: request.device,
-      isInt8: precision === 'int8',
-      onFallback: (reason) => {
-        report({ stage: 'fallback', reason });
-      },
-    });
-    const { intermediateSize, maxPatches = 0 } = model.config;
-    const tokens = family.tokens(model.config) ?? maxPatches;
-    const perPicture = LIVE_VALUES * tokens * intermediateSize * Float32Array.BYTES_PER_ELEMENT;
-    const microBatch = new MicroBatch(
-      Math.max(1, Math.min(MAX_MICRO_BATCH, Math.floor(MAX_ACTIVATION_BYTES / perPicture))),
-    );
-    return { resolved, session, microBatch, estimatedBytes };
+    const isInt8 = precision === 'int8';
+    const create = (isUnpacked: boolean): Promise<Session> =>
+      Session.create(graph, {
+        weightsFolder: quantized?.folder ?? model.folder,
+        device: request.device,
+        isInt8,
+        isUnpacked,
+        onFallback: (reason) => {
+          report({ stage: 'fallback', reason });
+        },
+      });
+    const isUnpacked = isInt8 && pictures < PICTURES_WORTH_PACKING;
+    return {
+      resolved,
+      session: await create(isUnpacked),
+      microBatch: microBatchOf(resolved),
+      estimatedBytes,
+      pack: isUnpacked ? () => create(false) : undefined,
+      pictures: 0,
+    };
   }
 
   async #makeRoom(bytes: number, { memoryBudgetBytes, precision }: ModelRequest, family: string): Promise<void> {
@@ -125,6 +156,27 @@ export class OpenModels {
   #totalBytes(): number {
     return [...this.#open.values()].reduce((sum, { estimatedBytes }) => sum + estimatedBytes, 0);
   }
+}
+
+/** Exchanges the session for one with packed weights, where it lacks them. */
+async function pack(held: HeldModel): Promise<void> {
+  const { pack: create, session } = held;
+  if (create === undefined) return;
+  held.pack = undefined;
+  try {
+    held.session = await create();
+  } catch {
+    return; // for want of memory, say: the session at hand goes on
+  }
+  held.microBatch = microBatchOf(held.resolved);
+  await session[Symbol.asyncDispose]();
+}
+
+/** As many pictures at once as a bound of memory allows. */
+function microBatchOf({ family, model: { config } }: ResolvedModel): MicroBatch {
+  const tokens = family.tokens(config) ?? config.maxPatches ?? 0;
+  const perPicture = LIVE_VALUES * tokens * config.intermediateSize * Float32Array.BYTES_PER_ELEMENT;
+  return new MicroBatch(Math.max(1, Math.min(MAX_MICRO_BATCH, Math.floor(MAX_ACTIVATION_BYTES / perPicture))));
 }
 
 function gigabytes(bytes: number): string {

@@ -12,6 +12,7 @@ import { elementCount, f32Tensor, type F32Tensor, type U8Tensor } from '../tenso
 import type { OutputName } from './families/index.js';
 import { PIXEL_VALUES } from './graph.js';
 import type { ResolvedModel, VisionModel } from './model.js';
+import type { Outputs } from './output.js';
 import { OpenModels, type ModelRequest, type OpenModel } from './open-models.js';
 
 /** Name under which the parent calls it. */
@@ -30,7 +31,7 @@ export interface EncodeReply {
   readonly stamp: string;
   /** Where it ran. */
   readonly device: string;
-  readonly outputs: Readonly<Partial<Record<OutputName, F32Tensor>>>;
+  readonly outputs: Outputs;
 }
 
 /** One call, being filled row by row. */
@@ -53,7 +54,7 @@ interface Row {
 export function createEncodeOperations(): Readonly<Record<string, Operation>> {
   const models = new OpenModels();
   const load = singleOperation(async (call) => {
-    await models.acquire(call.payload as ModelRequest, (progress) => {
+    await models.acquire(call.payload as ModelRequest, 0, (progress) => {
       call.report(progress);
     });
   });
@@ -74,11 +75,13 @@ function createEncodeOperation(models: OpenModels): Operation {
       });
       const [first] = jobs;
       if (first === undefined) return;
-      const opened = await models.acquire(first.request, (progress) => {
+      const pictures = jobs.reduce((sum, { count }) => sum + count, 0);
+      const opened = await models.acquire(first.request, pictures, (progress) => {
         for (const { call } of jobs) call.report(progress);
       });
       await runJobs(opened, jobs);
     },
+    tidy: () => models.tidy(),
   };
 }
 

@@ -5,8 +5,11 @@ import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import * as z from 'zod';
 import { ERROR_CODES } from '../../src/common/errors.js';
-import { parseSafetensors } from '../../src/formats/index.js';
+import { parseSafetensors, serializeSafetensors } from '../../src/formats/index.js';
+import { f32Tensor, type F32Tensor } from '../../src/tensor/tensor.js';
 import { startTestBridge, type TestBridge } from '../support/bridge.js';
+import { maxAbsDiff } from '../support/compare.js';
+import { startEngine } from '../support/inference.js';
 import { TINY, writeTinyModel } from '../support/tiny-model.js';
 
 const LIMIT_MB = 1;
@@ -202,6 +205,45 @@ describe('a body above the limit', () => {
     expect(await prompt.text()).toBe(`Maximum request body size ${LIMIT} exceeded.`);
   });
 });
+
+it('gives every caller its own features, also where others have gone away, and keeps those', async () => {
+  const model = 'CLIP-ViT-H-demo.safetensors';
+  const url = `${started.url}/bridge/v1/encode?model=${model}`;
+  const inputs = Array.from({ length: 24 }, (_none, n) =>
+    f32Tensor(
+      [1, 3, 224, 224],
+      Float32Array.from({ length: 3 * 224 * 224 }, (_zero, i) => Math.sin(i / (n + 3))),
+    ),
+  );
+  // By an engine of its own, one at a time.
+  await using alone = startEngine();
+  const opened = await alone.engine.open(join(started.tree.root, 'models', 'clip_vision', model));
+  const expected: (F32Tensor | undefined)[] = [];
+  for (const pixelValues of inputs) expected.push((await alone.engine.encode(opened, { pixelValues })).lastHiddenState);
+  const send = async (pixelValues: F32Tensor, signal?: AbortSignal): Promise<F32Tensor | undefined> => {
+    const body = Uint8Array.from(serializeSafetensors({ pixel_values: pixelValues }));
+    const response = await fetch(url, { method: 'POST', body, ...(signal === undefined ? {} : { signal }) });
+    expect(response.status).toBe(200);
+    const features = parseSafetensors(new Uint8Array(await response.arrayBuffer())).tensors.get('last_hidden_state');
+    return features?.dtype === 'F32' ? features : undefined;
+  };
+  for (let round = 0; round < 2; round += 1) {
+    const answers = await Promise.allSettled(
+      inputs.map((pixelValues, n) => send(pixelValues, n % 3 === 2 ? AbortSignal.timeout(10 * n) : undefined)),
+    );
+    for (const [n, answer] of answers.entries()) {
+      if (answer.status === 'rejected') expect(n % 3).toBe(2);
+      else expect(distanceTo(expected[n], answer.value)).toBeLessThan(1e-4);
+    }
+  }
+  // What was kept meanwhile.
+  for (const [n, pixelValues] of inputs.entries())
+    expect(distanceTo(expected[n], await send(pixelValues))).toBeLessThan(1e-4);
+});
+
+function distanceTo(expected: F32Tensor | undefined, got: F32Tensor | undefined): number {
+  return expected === undefined ? Infinity : maxAbsDiff(got, expected);
+}
 
 /** Status and body of what the server answers to bytes. */
 function answerToBytes(text: string): Promise<{ status: number; body: string }> {

@@ -8,7 +8,7 @@ import { maxUploadBytes } from '../../config.js';
 import { parseSafetensors, safetensorsParts } from '../../formats/index.js';
 import { readImageInput, type ImageInput } from '../../image/index.js';
 import type { Jsonable } from '../../protocol/json.js';
-import type { Progress } from '../../runtime/index.js';
+import { BufferPool, type Progress } from '../../runtime/index.js';
 import type { F32Tensor, Shape } from '../../tensor/tensor.js';
 import {
   featureTensors,
@@ -41,6 +41,7 @@ export const encodeQuerySchema = z.object({
 
 export function registerEncodeRoute(app: FastifyInstance, bridge: Bridge): void {
   const maxBytes = maxUploadBytes(bridge.config);
+  const buffers = new BufferPool();
   app.post('/bridge/v1/encode', async (request, reply) => {
     const query = encodeQuerySchema.safeParse(request.query);
     if (!query.success) {
@@ -52,6 +53,9 @@ export function registerEncodeRoute(app: FastifyInstance, bridge: Bridge): void 
     if (isAbsolute(name))
       throw new InvalidRequestError('A model is named relative to its folder, not by an absolute path.');
     const closed = abortWhenClosed(reply);
+    // Features are written from where they were received; when the answer has left, so may the next ones.
+    const lease = buffers.lease();
+    reply.raw.once('close', () => void lease.release());
     let runMs = 0;
     const model = await bridge.vision.open(await bridge.paths.resolve(folder, name), { signal: closed });
     const { intermediate_output: intermediate, outputs = intermediate === 'all' ? model.outputs : undefined } =
@@ -65,6 +69,7 @@ export function registerEncodeRoute(app: FastifyInstance, bridge: Bridge): void 
       ...(typeof intermediate === 'number' ? { intermediateOutput: intermediate } : {}),
       maxPictures: MAX_PICTURES,
       isReadOnly: true,
+      lease,
       onProgress: (progress: Progress) => {
         if (progress.stage === 'running') runMs += progress.runMs ?? 0;
       },

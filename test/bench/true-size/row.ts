@@ -5,6 +5,7 @@
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { silentLogger } from '../../../src/common/logger.js';
 import { parseSafetensors, serializeSafetensors } from '../../../src/formats/index.js';
 import { GraphBuilder, type Value } from '../../../src/onnx/index.js';
@@ -58,6 +59,8 @@ export interface PreprocessingFigures {
 
 export const RUNS = 5;
 const ROUNDS = 3;
+/** Longer than the inference process waits before it uses a pause. */
+const SETTLE_MS = 2000;
 const TOKENS = 257;
 const LAYERS = 32;
 /** So many are in memory at once. */
@@ -103,6 +106,12 @@ async function measureEncode(task: Task & { task: 'encode' }): Promise<EncodeFig
     const first = await timed(async () => {
       output = await encode();
     });
+    if (task.precision === 'int8') {
+      // Weights are packed once some pictures were run and nobody waits: what comes then is the speed that lasts.
+      for (let run = 0; run < RUNS; run += 1) await encode();
+      await sleep(SETTLE_MS);
+      await encode();
+    }
     const times: number[] = [];
     for (let run = 0; run < RUNS; run += 1) times.push(await timed(encode));
     return { load_and_first_s: first / 1000, encode_ms: median(times) };

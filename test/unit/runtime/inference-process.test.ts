@@ -3,6 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { silentLogger } from '../../../src/common/logger.js';
+import { InferenceProcess } from '../../../src/runtime/index.js';
 import { u8Tensor, type U8Tensor } from '../../../src/tensor/tensor.js';
 import { presetConfig, writeRandomModel, type VisionModel } from '../../../src/vision/index.js';
 import { startEngine, type TestEngine } from '../../support/inference.js';
@@ -148,5 +150,21 @@ describe('the inference process', () => {
     await writeRandomModel(other, config, { withConfig: true, seed: 2 });
     const after = await started.engine.encode(model, image());
     expect(after.imageEmbeds?.data).not.toEqual(before.imageEmbeds?.data);
+  });
+});
+
+describe('work that nobody waits for', () => {
+  it('is done when no call has come for a while, and not between calls', async () => {
+    const entry = new URL('../../support/tidying-process.ts', import.meta.url);
+    await using inference = new InferenceProcess({
+      entry,
+      idleReleaseMs: 60_000,
+      maxPendingCalls: 64,
+      logger: silentLogger,
+    });
+    const tidied = (): Promise<unknown> => inference.call('tidied', {});
+    expect(new Set(await Promise.all(Array.from({ length: 20 }, tidied)))).toEqual(new Set([0]));
+    await sleep(2000);
+    expect(await tidied()).toBe(1);
   });
 });
