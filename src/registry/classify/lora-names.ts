@@ -6,7 +6,7 @@ export type Family = 'lora' | 'loha' | 'lokr' | 'oft' | 'full' | 'glora' | 'shar
 /** `down`: first side is the rank; `alpha`: the scale; `first`: one per module of its family; `part`: anything else. */
 type Role = 'down' | 'up' | 'alpha' | 'dora' | 'factor' | 'first' | 'part';
 
-export interface Suffix {
+interface Suffix {
   readonly text: string;
   readonly family: Family;
   readonly role: Role;
