@@ -8,7 +8,7 @@ import { maxUploadBytes } from '../../config.js';
 import { parseSafetensors, safetensorsParts } from '../../formats/index.js';
 import { readImageInput, type ImageInput } from '../../image/index.js';
 import type { Jsonable } from '../../protocol/json.js';
-import { BufferPool, type Progress } from '../../runtime/index.js';
+import type { Progress } from '../../runtime/index.js';
 import type { F32Tensor, Shape } from '../../tensor/tensor.js';
 import {
   featureTensors,
@@ -21,6 +21,7 @@ import {
 } from '../../vision/index.js';
 import { readForm, type FormPart } from '../multipart.js';
 import { abortWhenClosed, SAFETENSORS, sendJson, sendParts } from '../reply.js';
+import { leaseTensorMemory } from '../tensor-body.js';
 
 const outputNames = Object.keys(OUTPUT_FIELDS) as [OutputName, ...OutputName[]];
 
@@ -39,9 +40,17 @@ export const encodeQuerySchema = z.object({
   folder: z.enum(['clip_vision', 'checkpoints']).default('clip_vision'),
 });
 
-export function registerEncodeRoute(app: FastifyInstance, bridge: Bridge): void {
+export function registerEncodeRoute(outer: FastifyInstance, bridge: Bridge): void {
+  // In a scope of its own: what it receives is received in a way of its own.
+  void outer.register((app, _options, done) => {
+    registerEncode(app, bridge);
+    done();
+  });
+}
+
+function registerEncode(app: FastifyInstance, bridge: Bridge): void {
   const maxBytes = maxUploadBytes(bridge.config);
-  const buffers = new BufferPool();
+  const leaseOf = leaseTensorMemory(app, maxBytes);
   app.post('/bridge/v1/encode', async (request, reply) => {
     const query = encodeQuerySchema.safeParse(request.query);
     if (!query.success) {
@@ -53,9 +62,6 @@ export function registerEncodeRoute(app: FastifyInstance, bridge: Bridge): void 
     if (isAbsolute(name))
       throw new InvalidRequestError('A model is named relative to its folder, not by an absolute path.');
     const closed = abortWhenClosed(reply);
-    // Features are written from where they were received; when the answer has left, so may the next ones.
-    const lease = buffers.lease();
-    reply.raw.once('close', () => void lease.release());
     let runMs = 0;
     const model = await bridge.vision.open(await bridge.paths.resolve(folder, name), { signal: closed });
     const { intermediate_output: intermediate, outputs = intermediate === 'all' ? model.outputs : undefined } =
@@ -69,7 +75,7 @@ export function registerEncodeRoute(app: FastifyInstance, bridge: Bridge): void 
       ...(typeof intermediate === 'number' ? { intermediateOutput: intermediate } : {}),
       maxPictures: MAX_PICTURES,
       isReadOnly: true,
-      lease,
+      lease: leaseOf(request),
       onProgress: (progress: Progress) => {
         if (progress.stage === 'running') runMs += progress.runMs ?? 0;
       },

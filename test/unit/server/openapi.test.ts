@@ -28,6 +28,7 @@ describe('openapi.json', () => {
     });
     const context = { bridge: test.bridge, dialect: {}, hub: {}, users: {}, frontEnd: {} };
     registerRoutes(app, context as unknown as Parameters<typeof registerRoutes>[1]);
+    await app.ready();
     const served = (await (await fetch(`${test.url}/bridge/v1/openapi.json`)).json()) as Document;
     const described = Object.entries(served.paths).flatMap(([path, methods]) =>
       Object.keys(methods).map((method) => `${method.toUpperCase()} ${path}`),
