@@ -11,32 +11,21 @@ import type { Logger } from '../common/logger.js';
 import { readModelHeader, stampKeyOrNone } from '../formats/index.js';
 import { readImageInput, type Crop, type ImageInput } from '../image/index.js';
 import type { Device, InferenceProcess, Progress, ThreadPool } from '../runtime/index.js';
-import { f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
+import { type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import type { OutputName } from './families/index.js';
 import { FeatureCache, type FeatureMemory, type FeatureSource } from './feature-cache.js';
 import { checkCount, checkInput, encodedBytesOf, isSmall, memoryOf, sha256Of } from './input.js';
 import { embeddingDim, resolveVisionModel, type VisionModel } from './model.js';
+import { groupPictures, NamedPictures, pictureRows, type NamedFeatures } from './named-pictures.js';
 import { ENCODE_OPERATION, LOAD_OPERATION, type EncodeReply, type EncodeRequest } from './operation.js';
 import type { ModelRequest } from './open-models.js';
-import type { QuantizedModel, Quantizer } from './quantizer.js';
+import { joinFeatures, OUTPUT_FIELDS, rowOf, toVisionOutput, type VisionOutput } from './output.js';
+import type { Quantizer } from './quantizer.js';
+import { recall, recallOne, remember, type Run } from './run.js';
 import { encodeInTiles, formsSquare, readTiling, type EncodedPictures, type Tiling } from './tiles.js';
 import { PREPARE_TASK, preparePictures, type Prepared } from './thread-tasks.js';
 import type { Precision } from './weight-values.js';
 import { WeightsIdentity, type HashMemory } from './weights-identity.js';
-
-/** ComfyUI's CLIP_VISION_OUTPUT. All tensors are f32 and owned by the caller. */
-export interface VisionOutput {
-  /** `[B, T, D]` */
-  readonly lastHiddenState?: F32Tensor;
-  /** `[B, T, D]`: the input of the last block. */
-  readonly penultimateHiddenStates?: F32Tensor;
-  /** `[B, P]`; SigLIP `[B, T, D]`, DINOv2 `[B, D]`. */
-  readonly imageEmbeds?: F32Tensor;
-  /** `[B, T-1, M]`, encoders with a LLaVA projector only. */
-  readonly mmProjected?: F32Tensor;
-  /** `[B, L, T, D]`, SigLIP only. */
-  readonly allHiddenStates?: F32Tensor;
-}
 
 /** u8 or f32 images `[B, H, W, C]` with RGB in 0..255 or 0..1, or pixel values f32 `[B, 3, S, S]` as the encoder takes them. */
 export type VisionInput = F32Tensor | U8Tensor | { readonly pixelValues: F32Tensor };
@@ -65,23 +54,16 @@ export interface EncodeOptions {
   readonly onProgress?: ((progress: Progress) => void) | undefined;
 }
 
-/** Field of a VisionOutput for every name that ComfyUI uses. */
-export const OUTPUT_FIELDS = {
-  last_hidden_state: 'lastHiddenState',
-  penultimate_hidden_states: 'penultimateHiddenStates',
-  image_embeds: 'imageEmbeds',
-  mm_projected: 'mmProjected',
-  all_hidden_states: 'allHiddenStates',
-} as const satisfies Record<OutputName, keyof VisionOutput>;
+/** How features are made that are to be named; `output` is the one that is wanted. */
+export interface NameOptions extends Pick<EncodeOptions, 'crop' | 'precision' | 'device' | 'signal' | 'onProgress'> {
+  readonly output: OutputName;
+}
 
-/** Features under ComfyUI's names, as they are written and sent. */
-export function featureTensors(output: VisionOutput): Record<string, F32Tensor> {
-  return Object.fromEntries(
-    Object.entries(OUTPUT_FIELDS).flatMap(([name, field]) => {
-      const tensor = output[field];
-      return tensor === undefined ? [] : [[name, tensor]];
-    }),
-  );
+/** An image file, as far as the store has seen it before. */
+interface KnownFile {
+  readonly known: readonly string[] | undefined;
+  /** Keeps the names of its pictures; absent where nothing is kept. */
+  readonly keep: ((hashes: readonly string[]) => Promise<void>) | undefined;
 }
 
 /** What the engine remembers between runs, opened when it is first needed. */
@@ -104,21 +86,6 @@ export interface VisionEngineOptions {
   /** Encodes that may wait or run at once; more are refused with BUSY. */
   readonly maxPending: number;
 }
-
-/** How a model is run: all that features depend on but the picture. */
-interface Run {
-  readonly precision: Precision;
-  readonly device: Device;
-  readonly outputs: readonly OutputName[];
-  /** Where it is not the last but one. */
-  readonly intermediate?: number;
-  /** With int8 only. */
-  readonly quantized?: QuantizedModel;
-  /** Absent where features are not kept, or the weights are not yet known. */
-  readonly cached?: { readonly cache: FeatureCache; readonly source: (device: string) => FeatureSource };
-}
-
-type Features = ReadonlyMap<OutputName, F32Tensor>;
 
 /** Headers that are remembered. */
 const MAX_OPENED = 64;
@@ -168,7 +135,7 @@ export class VisionEngine {
       const run = await this.#planRun(model, options);
       if (run.cached === undefined) this.#load(model, run, options);
       const prepared = await this.#prepare(model, input, options);
-      return this.#encodePrepared(model, prepared, run, options);
+      return (await this.#encodePrepared(model, prepared, run, options)).output;
     });
   }
 
@@ -206,28 +173,116 @@ export class VisionEngine {
       return { output: await this.encode(opened, pixels, options), pictures };
     }
     return this.#admit(async () => {
-      const { crop = 'center' } = options;
       const model = await this.#asItIsNow(opened);
       const run = await this.#planRun(model, options);
-      const { imageSize, patchSize, maxPatches } = model.config;
-      const preprocessing = JSON.stringify([model.modelType, imageSize, patchSize, maxPatches, crop]);
-      const file = run.cached === undefined ? '' : await sha256Of(bytes);
-      const known = run.cached?.cache.getPictures(file, preprocessing);
-      const kept = known === undefined ? undefined : recall(known, run);
+      const file = await this.#recallFile(model, bytes, run, options);
+      const kept = file.known === undefined ? undefined : recall(file.known, run);
       if (kept !== undefined) {
-        return { output: joinPictures(kept, run.outputs), pictures: checkCount(kept.length, maxPictures) };
+        return { output: joinFeatures(kept, run.outputs), pictures: checkCount(kept.length, maxPictures) };
       }
-      if (known === undefined) this.#load(model, run, options);
-      const label = image.kind === 'file' ? image.path : image.kind === 'encoded' ? image.label : undefined;
-      const pixels = await readImageInput(
-        { kind: 'encoded', bytes, ...(label === undefined ? {} : { label }) },
-        options,
-      );
+      if (file.known === undefined) this.#load(model, run, options);
+      const pixels = await readImageInput(encodedImage(image, bytes), options);
       const pictures = checkCount(pixels.shape[0] ?? 0, maxPictures);
-      const prepared = await this.#prepare(model, pixels, options, memoryOf(pixels));
-      if (run.cached !== undefined) this.#keep(run.cached.cache.putPictures(file, preprocessing, prepared.hashes));
-      return { output: await this.#encodePrepared(model, prepared, run, options), pictures };
+      const prepared = await this.#prepareFile(model, pixels, file.keep, options);
+      return { output: (await this.#encodePrepared(model, prepared, run, options)).output, pictures };
     });
+  }
+
+  /**
+   * Looks at pictures without encoding them, and names what encoding would give. A file that was seen before is not even
+   * decoded.
+   *
+   * @throws what `encode` and `encodeImage` throw before a run
+   */
+  async name(
+    opened: VisionModel,
+    image: ImageInput | VisionInput,
+    { output, ...rest }: NameOptions,
+  ): Promise<NamedPictures> {
+    const options: EncodeOptions = { ...rest, outputs: [output] };
+    const encoded = 'kind' in image ? image : undefined;
+    const bytes = encoded === undefined ? undefined : await encodedBytesOf(encoded);
+    return this.#admit(async () => {
+      const model = await this.#asItIsNow(opened);
+      const run = await this.#planRun(model, options);
+      if (encoded === undefined || bytes === undefined) {
+        if (run.cached === undefined) this.#load(model, run, options);
+        const pixels = 'kind' in image ? await readImageInput(image, options) : image;
+        const prepared = await this.#prepare(model, pixels, options);
+        return new NamedPictures(model, run, prepared.hashes, { prepared });
+      }
+      const source = encodedImage(encoded, bytes);
+      const { known, keep } = await this.#recallFile(model, bytes, run, options);
+      const named = known === undefined ? undefined : new NamedPictures(model, run, known, { image: source });
+      if (named?.isKept() === true) return named;
+      if (known === undefined) this.#load(model, run, options);
+      const pixels = await readImageInput(source, options);
+      const prepared = await this.#prepareFile(model, pixels, keep, options);
+      return new NamedPictures(model, run, prepared.hashes, { prepared });
+    });
+  }
+
+  /**
+   * Features of named pictures, those of one shape in one call: out of the store, or made.
+   *
+   * @param list All named with the same output.
+   * @throws what `encode` throws
+   */
+  async encodeNamed(
+    list: readonly NamedPictures[],
+    options: Pick<EncodeOptions, 'signal' | 'onProgress'> = {},
+  ): Promise<NamedFeatures[]> {
+    return this.#admit(async () => {
+      const ready: { readonly named: NamedPictures; readonly prepared: Prepared }[] = [];
+      for (const named of list) {
+        const { model, source } = named;
+        const prepared =
+          'prepared' in source
+            ? source.prepared
+            : await this.#prepare(model, await readImageInput(source.image, options), options);
+        ready.push({ named, prepared });
+      }
+      const found = new Map<NamedPictures, NamedFeatures>();
+      for (const group of groupPictures(ready)) {
+        const { model, run } = group.first;
+        const { output, isCurrent } = await this.#encodePrepared(model, group.prepared, run, options);
+        const features = output[OUTPUT_FIELDS[run.outputs[0] ?? 'image_embeds']];
+        if (features === undefined) throw new BridgeError('INTERNAL', 'the encoder gave no features');
+        for (const { named, first, count, isSame } of group.members) {
+          const own = pictureRows(features, first, count);
+          found.set(named, { features: own, names: isCurrent && isSame ? named.names : undefined });
+        }
+      }
+      return list.flatMap((named) => found.get(named) ?? []);
+    });
+  }
+
+  /** What the store knows of an image file: the names of its pictures as this model sees them, and where to keep them. */
+  async #recallFile(
+    { modelType, config }: VisionModel,
+    bytes: Uint8Array,
+    { cached }: Run,
+    { crop = 'center' }: EncodeOptions,
+  ): Promise<KnownFile> {
+    if (cached === undefined) return { known: undefined, keep: undefined };
+    const { imageSize, patchSize, maxPatches } = config;
+    const preprocessing = JSON.stringify([modelType, imageSize, patchSize, maxPatches, crop]);
+    const file = await sha256Of(bytes);
+    return {
+      known: cached.cache.getPictures(file, preprocessing),
+      keep: (hashes) => cached.cache.putPictures(file, preprocessing, hashes),
+    };
+  }
+
+  async #prepareFile(
+    model: VisionModel,
+    pixels: F32Tensor | U8Tensor,
+    keep: KnownFile['keep'],
+    options: EncodeOptions,
+  ): Promise<Prepared> {
+    const prepared = await this.#prepare(model, pixels, options, memoryOf(pixels));
+    if (keep !== undefined) this.#keep(keep(prepared.hashes));
+    return prepared;
   }
 
   /** Refuses what would only wait: pictures take memory while they do. */
@@ -304,11 +359,13 @@ export class VisionEngine {
     { pictures, hashes }: Prepared,
     run: Run,
     { signal, onProgress, isReadOnly = false }: EncodeOptions,
-  ): Promise<VisionOutput> {
+  ): Promise<{ readonly output: VisionOutput; readonly isCurrent: boolean }> {
     const found = hashes.map((hash) => recallOne(hash, run));
     const missing = [...found.keys()].filter((i) => found[i] === undefined);
     const total = hashes.length;
     const known = total - missing.length;
+    // A file that changed meanwhile was run as it is now: its features are not those of the weights that were hashed.
+    let isCurrent = true;
     if (known > 0) onProgress?.({ stage: 'running', done: known, total });
     if (missing.length > 0) {
       const report = (progress: Progress): void => {
@@ -318,19 +375,17 @@ export class VisionEngine {
       missing.forEach((index, i) => {
         found[index] = rowOf(fresh.outputs, i);
       });
-      // A file that changed meanwhile was run as it is now: its features are not those of the weights that were hashed.
-      if (fresh.stamp === model.stamp) {
+      isCurrent = fresh.stamp === model.stamp;
+      if (isCurrent) {
         const names = missing.map((index) => hashes[index] ?? '');
         this.#keep(
           isReadOnly ? sleep(KEPT_AFTER_MS).then(() => remember(run, fresh, names)) : remember(run, fresh, names),
         );
       }
-      if (missing.length === hashes.length) return toVisionOutput(fresh.outputs);
+      if (missing.length === hashes.length) return { output: toVisionOutput(fresh.outputs), isCurrent };
     }
-    return joinPictures(
-      found.filter((features) => features !== undefined),
-      run.outputs,
-    );
+    const features = found.filter((one) => one !== undefined);
+    return { output: joinFeatures(features, run.outputs), isCurrent };
   }
 
   #modelRequest(model: VisionModel, { precision, device, outputs, quantized, intermediate }: Run): ModelRequest {
@@ -398,58 +453,6 @@ function requireOutputs(model: VisionModel, outputs: readonly OutputName[]): voi
   );
 }
 
-/** Devices whose features are looked for. Which one `auto` leads to shows only when a model is loaded. */
-function recallOne(hash: string, { cached, outputs, device }: Run): Features | undefined {
-  if (cached === undefined || device === 'auto') return undefined;
-  return cached.cache.get(cached.source(device), hash, outputs);
-}
-
-/** All pictures of a file, or undefined where one is not kept. */
-function recall(hashes: readonly string[], run: Run): Features[] | undefined {
-  const found = hashes.map((hash) => recallOne(hash, run)).filter((features) => features !== undefined);
-  return found.length === hashes.length ? found : undefined;
-}
-
-async function remember({ cached }: Run, { device, outputs }: EncodeReply, hashes: readonly string[]): Promise<void> {
-  if (cached === undefined) return;
-  const puts = hashes.flatMap((hash, i) =>
-    [...rowOf(outputs, i)].map(([output, features]) => cached.cache.put(cached.source(device), hash, output, features)),
-  );
-  await Promise.all(puts);
-}
-
-/** Features of one picture of a reply, without the batch; views. */
-function rowOf(outputs: EncodeReply['outputs'], index: number): Features {
-  return new Map(
-    Object.entries(outputs).map(([output, { shape, data }]) => {
-      const [count = 1, ...sides] = shape;
-      const length = data.length / count;
-      return [output as OutputName, f32Tensor(sides, data.subarray(index * length, (index + 1) * length))];
-    }),
-  );
-}
-
-/** Features of pictures as one batch, in their order. */
-function joinPictures(pictures: readonly Features[], outputs: readonly OutputName[]): VisionOutput {
-  const joined = outputs.map((output) => {
-    const parts = pictures.map((features) => features.get(output)).filter((part) => part !== undefined);
-    const [first] = parts;
-    const length = first?.data.length ?? 0;
-    const data = new Float32Array(parts.length * length);
-    parts.forEach((part, i) => {
-      data.set(part.data, i * length);
-    });
-    return [output, f32Tensor([parts.length, ...(first?.shape ?? [])], data)] as const;
-  });
-  return toVisionOutput(Object.fromEntries(joined));
-}
-
-function toVisionOutput(outputs: EncodeReply['outputs']): VisionOutput {
-  return Object.fromEntries(
-    Object.entries(outputs).map(([name, tensor]) => [OUTPUT_FIELDS[name as OutputName], tensor]),
-  );
-}
-
 /** Rows of a batch. */
 function pick<T extends U8Tensor | F32Tensor>(pictures: T, rows: readonly number[]): T {
   const [count = 0, ...shape] = pictures.shape;
@@ -472,4 +475,10 @@ function layerOf(index: number | undefined, layers: number): number | undefined 
     );
   }
   return layer === layers - 2 ? undefined : layer;
+}
+
+/** An image file whose bytes were read already. */
+function encodedImage(image: ImageInput, bytes: Uint8Array): ImageInput & { readonly kind: 'encoded' } {
+  const label = image.kind === 'file' ? image.path : image.kind === 'encoded' ? image.label : undefined;
+  return { kind: 'encoded', bytes, ...(label === undefined ? {} : { label }) };
 }

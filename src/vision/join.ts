@@ -1,7 +1,7 @@
 /** Outputs of several encodes as one batch, in their order. */
 import { InvalidRequestError } from '../common/errors.js';
 import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
-import type { VisionOutput } from './engine.js';
+import type { VisionOutput } from './output.js';
 
 /** @throws {InvalidRequestError} for none at all */
 export function joinOutputs(parts: readonly VisionOutput[]): VisionOutput {

@@ -11,7 +11,7 @@
  */
 import { InvalidRequestError, ModelFormatError } from '../common/errors.js';
 import { f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
-import type { VisionOutput } from './engine.js';
+import type { VisionOutput } from './output.js';
 import { joinOutputs } from './join.js';
 import type { VisionModel } from './model.js';
 
