@@ -14,7 +14,7 @@ import {
 } from '../formats/index.js';
 import { elementCount, type F32Tensor, type Tensor } from '../tensor/tensor.js';
 import { toF32 } from '../tensor/to-f32.js';
-import type { AdapterFeatures } from './engine.js';
+import type { AdapterFeatures } from './feature-rows.js';
 import type { EmbedsProvenance, IPAdapterEmbeds } from './embeds.js';
 
 const FORMAT = 'vision-bridge-ipadapter-embeds';

@@ -5,9 +5,9 @@
  * stored, and used with every adapter that takes the same features.
  */
 import { InvalidRequestError } from '../common/errors.js';
-import type { F32Tensor } from '../tensor/tensor.js';
-import { combineRows, fitRows, stackRows, weighRows, type CombineMode } from './combine.js';
-import type { AdapterFeatures } from './engine.js';
+import { combineRows, fitRows, weighRows, type CombineMode } from './combine.js';
+import type { AdapterFeatures } from './feature-rows.js';
+import { mapFeatures, rowCount, stackFeatures } from './features.js';
 
 /** Where embeds came from; plain data, written into files of embeds. */
 export interface EmbedsProvenance {
@@ -26,19 +26,6 @@ export interface IPAdapterEmbeds {
   /** What stands against it; where it is missing, it is made when it is needed, as IPAdapter_plus does. */
   readonly uncond?: AdapterFeatures;
   readonly provenance: EmbedsProvenance;
-}
-
-/** Applies a change to every tensor of some features. */
-export function mapFeatures(features: AdapterFeatures, change: (tensor: F32Tensor) => F32Tensor): AdapterFeatures {
-  return {
-    ...(features.image === undefined ? {} : { image: change(features.image) }),
-    ...(features.face === undefined ? {} : { face: change(features.face) }),
-  };
-}
-
-/** Pictures of some features. */
-export function rowCount({ image, face }: AdapterFeatures): number {
-  return (image ?? face)?.shape[0] ?? 0;
 }
 
 /** The conditional part times weights, one per picture; a list that is too short repeats its last. */
@@ -73,20 +60,4 @@ export function combineEmbeds(list: readonly IPAdapterEmbeds[], mode: CombineMod
   if (against.length < list.length) return { kind: 'ipadapter_embeds', cond, provenance };
   const uncond = mapFeatures(stackFeatures(against), (tensor) => fitRows(tensor, rowCount(cond)));
   return { kind: 'ipadapter_embeds', cond, uncond, provenance };
-}
-
-function stackFeatures(list: readonly AdapterFeatures[]): AdapterFeatures {
-  const images = list.flatMap(({ image }) => image ?? []);
-  const faces = list.flatMap(({ face }) => face ?? []);
-  for (const [tensors, what] of [
-    [images, 'pictures'],
-    [faces, 'faces'],
-  ] as const) {
-    if (tensors.length !== 0 && tensors.length !== list.length)
-      throw new InvalidRequestError(`Only some of the embeds have ${what}: they belong to different adapters.`);
-  }
-  return {
-    ...(images.length === 0 ? {} : { image: stackRows(images, 'embeds') }),
-    ...(faces.length === 0 ? {} : { face: stackRows(faces, 'face embeds') }),
-  };
 }

@@ -9,20 +9,13 @@ import type { Device, InferenceProcess, Progress } from '../runtime/index.js';
 import { elementCount, f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import { joinBatch, type Precision, type VisionModel } from '../vision/index.js';
 import type { ProjectionInput } from './families/index.js';
+import { unreadRows, type AdapterFeatures } from './feature-rows.js';
 import { keysName, valuesName } from './graph.js';
 import { resolveAdapter, type AdapterOptions, type IPAdapterModel } from './model.js';
 import type { NoiseOptions } from './noise.js';
 import { PROJECT_OPERATION, type ProjectInputs, type ProjectReply, type ProjectRequest } from './operation.js';
 import { PICTURES_OPERATION, type PicturesReply, type PicturesRequest } from './pictures-operation.js';
-import { hashRows, TokenCache, type TokenMemory } from './token-cache.js';
-
-/** What goes into a projection; which of them an adapter takes, its `encoder` and `face` say. All f32. */
-export interface AdapterFeatures {
-  /** `[B, E]` image embeds, or `[B, N, D]` penultimate hidden states. */
-  readonly image?: F32Tensor;
-  /** `[B, 1, F]` embeddings of faces. */
-  readonly face?: F32Tensor;
-}
+import { hashRows, TokenCache, type TokenMemory, type TokenShelf } from './token-cache.js';
 
 /** What a projection gives. All tensors are f32 and owned by the caller. */
 export interface IPAdapterTokens {
@@ -50,6 +43,22 @@ const MAX_ROWS = 4096;
 
 /** What one call to the inference process is asked for, beside the rows themselves. */
 type ProjectSettings = Omit<ProjectRequest, 'inputs' | 'tokens' | 'layers'>;
+
+/** Rows of features, and what is known of them. */
+interface NamedRows {
+  /** Name the content of every row: equal hashes, equal tokens. */
+  readonly hashes: readonly string[];
+  /** Empty where the tokens of all rows are kept. */
+  readonly inputs: ProjectInputs;
+  /** Tokens that are kept, by hash. */
+  readonly kept: ReadonlyMap<string, F32Tensor>;
+}
+
+interface ProjectContext {
+  readonly settings: ProjectSettings;
+  readonly shelf: TokenShelf | undefined;
+  readonly options: CallOptions;
+}
 
 interface CallOptions {
   readonly signal?: AbortSignal | undefined;
@@ -89,19 +98,23 @@ export class AdapterEngine {
   ): Promise<IPAdapterTokens> {
     const layers = options.layers === 'all' ? model.layers : (options.layers ?? []);
     checkLayers(model, layers);
-    const inputs = checkFeatures(model, features);
     const { faceIdV2Scale: scale = 1, precision = 'comfy', device = 'cpu' } = options;
     const isFaceIdV2 = model.variant === 'faceid_plus_v2';
     const settings: ProjectSettings = { path: model.path, isFaceIdV2, scale, isInt8: precision === 'int8', device };
-    const rows = Object.values(inputs)[0]?.shape[0] ?? 0;
-    const hashes = await hashRows(inputs, rows);
+    // Which device `auto` leads to shows only when a model is loaded.
+    const shelf =
+      device === 'auto'
+        ? undefined
+        : await this.#cache?.shelf(model, [
+            settings.isInt8 ? 'int8' : 'exact',
+            device,
+            isFaceIdV2 ? `v2 ${scale}` : '',
+          ]);
+    const rows = recallNamed(features, shelf) ?? (await readRows(model, features, shelf, options.signal));
+    const found = await this.#projectDistinct(model, rows, layers, { settings, shelf, options });
     // Black pictures stand against every reference: what is there several times is projected once.
-    const distinct = [...new Set(hashes)];
-    const found = await this.#projectDistinct(model, distinct, pickRows(inputs, hashes, distinct), layers, {
-      settings,
-      options,
-    });
-    const places = hashes.map((hash) => distinct.indexOf(hash));
+    const distinct = [...new Set(rows.hashes)];
+    const places = rows.hashes.map((hash) => distinct.indexOf(hash));
     return {
       tokens: gatherRows(found.tokens, places),
       layers: new Map(
@@ -116,36 +129,33 @@ export class AdapterEngine {
     };
   }
 
-  /** Tokens that are kept are not made again; keys and values are made of tokens, wherever these came from. */
+  /**
+   * Tokens that are kept are not made again; keys and values are made of tokens, wherever these came from.
+   *
+   * @returns a row for each of the distinct rows, in their order
+   */
   async #projectDistinct(
     model: IPAdapterModel,
-    hashes: readonly string[],
-    inputs: ProjectInputs,
+    { hashes: all, inputs, kept }: NamedRows,
     layers: readonly number[],
-    { settings, options }: { settings: ProjectSettings; options: CallOptions },
+    { settings, shelf, options }: ProjectContext,
   ): Promise<Omit<ProjectReply, 'stamp'>> {
-    const { isFaceIdV2, isInt8, device, scale } = settings;
-    // Which device `auto` leads to shows only when a model is loaded.
-    const shelf =
-      device === 'auto'
-        ? undefined
-        : await this.#cache?.shelf(model, [isInt8 ? 'int8' : 'exact', device, isFaceIdV2 ? `v2 ${scale}` : '']);
-    const kept = hashes.map((hash) => shelf?.get(hash));
-    const missing = hashes.filter((_hash, i) => kept[i] === undefined);
+    const hashes = [...new Set(all)];
+    const found = new Map(kept);
+    const missing = hashes.filter((hash) => !found.has(hash));
     const isNew = missing.length === hashes.length;
-    if (!isNew && missing.length === 0 && layers.length === 0) return { tokens: stack(kept), keyValues: {} };
     if (missing.length > 0) {
-      const request = { ...settings, inputs: pickRows(inputs, hashes, missing), layers: isNew ? layers : [] };
+      const request = { ...settings, inputs: pickRows(inputs, all, missing), layers: isNew ? layers : [] };
       const made = await this.#call(request, options);
       missing.forEach((hash, i) => {
         const own = rowAt(made.tokens, i);
-        kept[hashes.indexOf(hash)] = own;
+        found.set(hash, own);
         // A file that was replaced meanwhile was run as it is now.
         if (made.stamp === model.stamp) shelf?.put(hash, own);
       });
       if (isNew) return made;
     }
-    const tokens = stack(kept);
+    const tokens = stack(hashes.map((hash) => found.get(hash)));
     if (layers.length === 0) return { tokens, keyValues: {} };
     return this.#call({ ...settings, tokens, layers }, options);
   }
@@ -190,6 +200,43 @@ export class AdapterEngine {
   }
 }
 
+/** Tokens of features that nobody has read, by their names alone; undefined where one of them is not kept. */
+function recallNamed(features: AdapterFeatures, shelf: TokenShelf | undefined): NamedRows | undefined {
+  const { names } = unreadRows(features) ?? {};
+  if (names === undefined || shelf === undefined || names.length > MAX_ROWS) return undefined;
+  const hashes: string[] = [];
+  const kept = new Map<string, F32Tensor>();
+  for (const name of names) {
+    const hash = shelf.contentOf(name);
+    const tokens = hash === undefined ? undefined : (kept.get(hash) ?? shelf.get(hash));
+    if (hash === undefined || tokens === undefined) return undefined;
+    hashes.push(hash);
+    kept.set(hash, tokens);
+  }
+  return { hashes, inputs: {}, kept };
+}
+
+/** Features themselves, and the tokens of those rows that are kept. */
+async function readRows(
+  model: IPAdapterModel,
+  features: AdapterFeatures,
+  shelf: TokenShelf | undefined,
+  signal: AbortSignal | undefined,
+): Promise<NamedRows> {
+  const loaded = await unreadRows(features)?.load(signal);
+  const inputs = requireFeatures(model, loaded === undefined ? features : { image: loaded.features });
+  const hashes = await hashRows(inputs, Object.values(inputs)[0]?.shape[0] ?? 0);
+  loaded?.names?.forEach((name, row) => {
+    shelf?.nameContent(name, hashes[row] ?? '');
+  });
+  const kept = new Map<string, F32Tensor>();
+  for (const hash of new Set(hashes)) {
+    const tokens = shelf?.get(hash);
+    if (tokens !== undefined) kept.set(hash, tokens);
+  }
+  return { hashes, inputs, kept };
+}
+
 function checkLayers(model: IPAdapterModel, layers: readonly number[]): void {
   const missing = layers.find((layer) => !model.layers.includes(layer));
   if (missing !== undefined) {
@@ -207,7 +254,8 @@ function checkLayers(model: IPAdapterModel, layers: readonly number[]): void {
   }
 }
 
-function checkFeatures(model: IPAdapterModel, { image, face }: AdapterFeatures): ProjectInputs {
+/** What an adapter takes of features. @throws {BridgeError} `PAIR_MISMATCH`; {InvalidRequestError} */
+export function requireFeatures(model: IPAdapterModel, { image, face }: AdapterFeatures): ProjectInputs {
   const inputs: Partial<Record<ProjectionInput, F32Tensor>> = {};
   const { encoder } = model;
   if (encoder !== undefined) {

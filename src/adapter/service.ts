@@ -6,13 +6,15 @@
 import { isAbsolute } from 'node:path';
 import { InvalidRequestError, ModelNotFoundError } from '../common/errors.js';
 import type { FaceChoice, FaceEngine, FaceModel } from '../faces/index.js';
-import { readImageInput, type ImageInput } from '../image/index.js';
+import type { ImageInput } from '../image/index.js';
 import type { Device } from '../runtime/index.js';
-import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
+import type { F32Tensor } from '../tensor/tensor.js';
 import type { Precision, VisionEngine, VisionModel } from '../vision/index.js';
 import { COMBINE_MODES, type CombineMode } from './combine.js';
-import { combineEmbeds, weighEmbeds, type IPAdapterEmbeds } from './embeds.js';
-import type { AdapterEngine, AdapterFeatures, ProjectOptions } from './engine.js';
+import type { IPAdapterEmbeds } from './embeds.js';
+import type { AdapterEngine, ProjectOptions } from './engine.js';
+import { holdFeatures, makeFeatures, type AdapterFeatures } from './feature-rows.js';
+import { blendFeatures, rowCount } from './features.js';
 import type { AdapterOptions, IPAdapterModel } from './model.js';
 import { findEncoder, requirePair, type ModelSource } from './pairing.js';
 import type { Negative, AdapterPair, ProjectedEmbeds, ReferenceEncoder, ReferenceOptions } from './references.js';
@@ -159,18 +161,28 @@ export class IPAdapterServiceCore {
   /** Features of several references; those that have theirs are not encoded again, the others in as few runs as may be. */
   async extractFeaturesBatch(
     references: readonly ReferenceImage[],
-    { face = 'first', signal }: ExtractOptions = {},
+    options: ExtractOptions = {},
+  ): Promise<AdapterFeatures[]> {
+    const features = await this.#extract(references, options);
+    for (const one of features) await holdFeatures(one, options.signal);
+    return features;
+  }
+
+  /** Features of references, on the references as well. Those that are kept are not read before somebody looks at them. */
+  async #extract(
+    references: readonly ReferenceImage[],
+    { face = 'first', signal }: ExtractOptions,
   ): Promise<AdapterFeatures[]> {
     const pair = await this.#pair(signal);
     const key = `${pair.adapter.path} ${pair.encoder?.path ?? ''} ${pair.faces?.recogniser ?? ''} ${this.#config.precision ?? ''} ${face}`;
     const missing = references.filter(
       ({ features, featuresKey }) => features === undefined || (featuresKey ?? key) !== key,
     );
-    const read: { images: F32Tensor | U8Tensor; mask: F32Tensor | undefined }[] = [];
-    for (const { image, mask } of missing) read.push({ images: await readImageInput(image, { signal }), mask });
+    const list = missing.map(({ image, mask }) => ({ images: image, mask }));
     const { precision } = this.#config;
     const options: ReferenceOptions = { precision, device: this.#device, face, signal };
-    const made = read.length === 0 ? [] : await this.#rooms.references.extract(pair, read, options);
+    const made = list.length === 0 ? [] : await this.#rooms.references.extract(pair, list, options);
+    for (const one of made) await makeFeatures(one, signal);
     missing.forEach((reference, i) => {
       reference.features = made[i];
       reference.featuresKey = key;
@@ -178,7 +190,10 @@ export class IPAdapterServiceCore {
     return references.flatMap(({ features }) => features ?? []);
   }
 
-  /** References weighed and combined, with what stands against them. */
+  /**
+   * References weighed and combined, with what stands against them. Features that are in the feature store are read when
+   * somebody looks at them, which `project` does not where it knows their tokens: look at them soon, or they may be gone.
+   */
   async blend(
     references: readonly ReferenceImage[],
     options: BlendOptions & ExtractOptions = {},
@@ -186,19 +201,21 @@ export class IPAdapterServiceCore {
     const { combine = 'concat', negative, signal } = options;
     if (!COMBINE_MODES.includes(combine))
       throw new InvalidRequestError(`Combine is one of ${COMBINE_MODES.join(', ')}.`);
-    const features = await this.extractFeaturesBatch(references, options);
-    const pair = await this.#pair(signal);
-    const parts = features.map((cond, i): IPAdapterEmbeds => {
-      const provenance = { images: [], settings: { precision: this.#config.precision ?? 'comfy' } };
-      return weighEmbeds({ kind: 'ipadapter_embeds', cond, provenance }, [references[i]?.weight ?? 1]);
-    });
-    const against = negative === undefined ? {} : { negative };
-    return this.#rooms.references.complete(pair, combineEmbeds(parts, combine), {
-      precision: this.#config.precision,
-      device: this.#device,
-      signal,
-      ...against,
-    });
+    const features = await this.#extract(references, options);
+    if (features.length === 0) throw new InvalidRequestError('There are no references to blend.');
+    const weights = features.flatMap((part, i) => new Array<number>(rowCount(part)).fill(references[i]?.weight ?? 1));
+    const cond = blendFeatures(features, weights, combine);
+    const provenance = { images: [], settings: { precision: this.#config.precision ?? 'comfy', combine } };
+    return this.#rooms.references.complete(
+      await this.#pair(signal),
+      { kind: 'ipadapter_embeds', cond, provenance },
+      {
+        precision: this.#config.precision,
+        device: this.#device,
+        signal,
+        ...(negative === undefined ? {} : { negative }),
+      },
+    );
   }
 
   /** Image prompt tokens of embeds, and keys and values of the layers asked for. */

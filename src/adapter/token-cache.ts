@@ -3,7 +3,8 @@
  *
  * A key is made of all that tokens depend on: the features as they go into the projection, the adapter's weights, the
  * precision, the device, and FaceID's settings. Two names of one adapter, or embeds that came from a file and those that
- * were just made, share their tokens.
+ * were just made, share their tokens. The name of features in the feature store is a second key, which saves reading
+ * them: it leads to the hash of their content.
  */
 import { createHash, webcrypto } from 'node:crypto';
 import { messageOf } from '../common/errors.js';
@@ -22,11 +23,15 @@ export interface TokenMemory {
 }
 
 /** Tokens of one adapter under one setting. */
-interface TokenShelf {
+export interface TokenShelf {
   /** `[T, C]` of features with this hash. */
   get(features: string): F32Tensor | undefined;
   /** Keeps tokens; its failure is nobody's. */
   put(features: string, tokens: F32Tensor): void;
+  /** Hash of the features of this name, where they were projected before. */
+  contentOf(name: string): string | undefined;
+  /** Keeps which content features of a name have; its failure is nobody's. */
+  nameContent(name: string, features: string): void;
 }
 
 /** Raised when the same inputs give other numbers than before. */
@@ -52,14 +57,19 @@ export class TokenCache {
       this.#keep(identity.find(model));
       return undefined;
     }
-    const keyOf = (hash: string): string =>
-      createHash('sha256')
-        .update(['tokens', TOKENS_VERSION, weights, ...settings, hash].join('\n'))
-        .digest('hex');
+    const keyOf = (hash: string): string => hashOf(['tokens', TOKENS_VERSION, weights, ...settings, hash]);
+    const contentKeyOf = (name: string): string => hashOf(['content', TOKENS_VERSION, name]);
     return {
       get: (hash) => unpack(features.get(keyOf(hash)), model.tokenWidth),
       put: (hash, { data }) => {
         this.#keep(features.put(keyOf(hash), new Uint8Array(data.buffer, data.byteOffset, data.byteLength)));
+      },
+      contentOf: (name) => {
+        const hash = features.get(contentKeyOf(name));
+        return hash === undefined ? undefined : Buffer.from(hash).toString();
+      },
+      nameContent: (name, hash) => {
+        this.#keep(features.put(contentKeyOf(name), Buffer.from(hash)));
       },
     };
   }
@@ -74,6 +84,10 @@ export class TokenCache {
       this.#parts.logger.warn({ reason: messageOf(error) }, 'image prompt tokens of this adapter are not kept');
     });
   }
+}
+
+function hashOf(parts: readonly (string | number)[]): string {
+  return createHash('sha256').update(parts.join('\n')).digest('hex');
 }
 
 /** Names what goes into a projection, for every row: equal names, equal tokens. */

@@ -54,9 +54,13 @@ export class FeatureStore {
       return undefined;
     }
     this.#hits += 1;
-    const use = this.#uses.get(key);
-    if (use !== undefined && this.#now() - use.usedAt >= USE_RESOLUTION_MS) void this.#touch(key);
+    this.#noteUse(key);
     return value;
+  }
+
+  /** Whether a key has a value. It counts as a use, for whoever asks means to read it soon, but as neither hit nor miss. */
+  has(key: string): boolean {
+    return this.#noteUse(key);
   }
 
   /** Keeps a value; makes room by dropping what was used least recently. A value larger than the bound is not kept. */
@@ -92,6 +96,14 @@ export class FeatureStore {
       hits: this.#hits,
       misses: this.#misses,
     };
+  }
+
+  /** Whether there is a value to be used. */
+  #noteUse(key: string): boolean {
+    const use = this.#uses.get(key);
+    if (use === undefined) return false;
+    if (this.#now() - use.usedAt >= USE_RESOLUTION_MS) void this.#touch(key);
+    return true;
   }
 
   #total(): number {

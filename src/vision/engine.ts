@@ -16,10 +16,12 @@ import type { OutputName } from './families/index.js';
 import { FeatureCache, type FeatureMemory, type FeatureSource } from './feature-cache.js';
 import { checkCount, checkInput, encodedBytesOf, isSmall, memoryOf, sha256Of } from './input.js';
 import { embeddingDim, resolveVisionModel, type VisionModel } from './model.js';
+import { groupPictures, NamedPictures, pictureRows, type NamedFeatures } from './named-pictures.js';
 import { ENCODE_OPERATION, LOAD_OPERATION, type EncodeReply, type EncodeRequest } from './operation.js';
 import type { ModelRequest } from './open-models.js';
-import { joinPictures, pickRows, rowOf, toVisionOutput, type Features, type VisionOutput } from './output.js';
-import type { QuantizedModel, Quantizer } from './quantizer.js';
+import { joinFeatures, OUTPUT_FIELDS, pickRows, rowOf, toVisionOutput, type VisionOutput } from './output.js';
+import type { Quantizer } from './quantizer.js';
+import { recall, recallOne, remember, type Run } from './run.js';
 import { encodeInTiles, formsSquare, readTiling, type EncodedPictures, type Tiling } from './tiles.js';
 import { PREPARE_TASK, preparePictures, type Prepared } from './thread-tasks.js';
 import type { Precision } from './weight-values.js';
@@ -54,6 +56,18 @@ export interface EncodeOptions {
   readonly onProgress?: ((progress: Progress) => void) | undefined;
 }
 
+/** How features are made that are to be named; `output` is the one that is wanted. */
+export interface NameOptions extends Pick<EncodeOptions, 'crop' | 'precision' | 'device' | 'signal' | 'onProgress'> {
+  readonly output: OutputName;
+}
+
+/** An image file, as far as the store has seen it before. */
+interface KnownFile {
+  readonly known: readonly string[] | undefined;
+  /** Keeps the names of its pictures; absent where nothing is kept. */
+  readonly keep: ((hashes: readonly string[]) => Promise<void>) | undefined;
+}
+
 /** What the engine remembers between runs, opened when it is first needed. */
 interface EngineMemory {
   readonly fileHashes: HashMemory;
@@ -73,19 +87,6 @@ export interface VisionEngineOptions {
   readonly memoryBudgetBytes?: number;
   /** Encodes that may wait or run at once; more are refused with BUSY. */
   readonly maxPending: number;
-}
-
-/** How a model is run: all that features depend on but the picture. */
-interface Run {
-  readonly precision: Precision;
-  readonly device: Device;
-  readonly outputs: readonly OutputName[];
-  /** Where it is not the last but one. */
-  readonly intermediate?: number;
-  /** With int8 only. */
-  readonly quantized?: QuantizedModel;
-  /** Absent where features are not kept, or the weights are not yet known. */
-  readonly cached?: { readonly cache: FeatureCache; readonly source: (device: string) => FeatureSource };
 }
 
 /** Headers that are remembered. */
@@ -136,7 +137,7 @@ export class VisionEngine {
       const run = await this.#planRun(model, options);
       if (run.cached === undefined) this.#load(model, run, options);
       const prepared = await this.#prepare(model, input, options);
-      return this.#encodePrepared(model, prepared, run, options);
+      return (await this.#encodePrepared(model, prepared, run, options)).output;
     });
   }
 
@@ -174,28 +175,116 @@ export class VisionEngine {
       return { output: await this.encode(opened, pixels, options), pictures };
     }
     return this.#admit(async () => {
-      const { crop = 'center' } = options;
       const model = await this.#asItIsNow(opened);
       const run = await this.#planRun(model, options);
-      const { imageSize, patchSize, maxPatches } = model.config;
-      const preprocessing = JSON.stringify([model.modelType, imageSize, patchSize, maxPatches, crop]);
-      const file = run.cached === undefined ? '' : await sha256Of(bytes);
-      const known = run.cached?.cache.getPictures(file, preprocessing);
-      const kept = known === undefined ? undefined : recall(known, run);
+      const file = await this.#recallFile(model, bytes, run, options);
+      const kept = file.known === undefined ? undefined : recall(file.known, run);
       if (kept !== undefined) {
-        return { output: joinPictures(kept, run.outputs), pictures: checkCount(kept.length, maxPictures) };
+        return { output: joinFeatures(kept, run.outputs), pictures: checkCount(kept.length, maxPictures) };
       }
-      if (known === undefined) this.#load(model, run, options);
-      const label = image.kind === 'file' ? image.path : image.kind === 'encoded' ? image.label : undefined;
-      const pixels = await readImageInput(
-        { kind: 'encoded', bytes, ...(label === undefined ? {} : { label }) },
-        options,
-      );
+      if (file.known === undefined) this.#load(model, run, options);
+      const pixels = await readImageInput(encodedImage(image, bytes), options);
       const pictures = checkCount(pixels.shape[0] ?? 0, maxPictures);
-      const prepared = await this.#prepare(model, pixels, options, memoryOf(pixels));
-      if (run.cached !== undefined) this.#keep(run.cached.cache.putPictures(file, preprocessing, prepared.hashes));
-      return { output: await this.#encodePrepared(model, prepared, run, options), pictures };
+      const prepared = await this.#prepareFile(model, pixels, file.keep, options);
+      return { output: (await this.#encodePrepared(model, prepared, run, options)).output, pictures };
     });
+  }
+
+  /**
+   * Looks at pictures without encoding them, and names what encoding would give. A file that was seen before is not even
+   * decoded.
+   *
+   * @throws what `encode` and `encodeImage` throw before a run
+   */
+  async name(
+    opened: VisionModel,
+    image: ImageInput | VisionInput,
+    { output, ...rest }: NameOptions,
+  ): Promise<NamedPictures> {
+    const options: EncodeOptions = { ...rest, outputs: [output] };
+    const encoded = 'kind' in image ? image : undefined;
+    const bytes = encoded === undefined ? undefined : await encodedBytesOf(encoded);
+    return this.#admit(async () => {
+      const model = await this.#asItIsNow(opened);
+      const run = await this.#planRun(model, options);
+      if (encoded === undefined || bytes === undefined) {
+        if (run.cached === undefined) this.#load(model, run, options);
+        const pixels = 'kind' in image ? await readImageInput(image, options) : image;
+        const prepared = await this.#prepare(model, pixels, options);
+        return new NamedPictures(model, run, prepared.hashes, { prepared });
+      }
+      const source = encodedImage(encoded, bytes);
+      const { known, keep } = await this.#recallFile(model, bytes, run, options);
+      const named = known === undefined ? undefined : new NamedPictures(model, run, known, { image: source });
+      if (named?.isKept() === true) return named;
+      if (known === undefined) this.#load(model, run, options);
+      const pixels = await readImageInput(source, options);
+      const prepared = await this.#prepareFile(model, pixels, keep, options);
+      return new NamedPictures(model, run, prepared.hashes, { prepared });
+    });
+  }
+
+  /**
+   * Features of named pictures, those of one shape in one call: out of the store, or made.
+   *
+   * @param list All named with the same output.
+   * @throws what `encode` throws
+   */
+  async encodeNamed(
+    list: readonly NamedPictures[],
+    options: Pick<EncodeOptions, 'signal' | 'onProgress'> = {},
+  ): Promise<NamedFeatures[]> {
+    return this.#admit(async () => {
+      const ready: { readonly named: NamedPictures; readonly prepared: Prepared }[] = [];
+      for (const named of list) {
+        const { model, source } = named;
+        const prepared =
+          'prepared' in source
+            ? source.prepared
+            : await this.#prepare(model, await readImageInput(source.image, options), options);
+        ready.push({ named, prepared });
+      }
+      const found = new Map<NamedPictures, NamedFeatures>();
+      for (const group of groupPictures(ready)) {
+        const { model, run } = group.first;
+        const { output, isCurrent } = await this.#encodePrepared(model, group.prepared, run, options);
+        const features = output[OUTPUT_FIELDS[run.outputs[0] ?? 'image_embeds']];
+        if (features === undefined) throw new BridgeError('INTERNAL', 'the encoder gave no features');
+        for (const { named, first, count, isSame } of group.members) {
+          const own = pictureRows(features, first, count);
+          found.set(named, { features: own, names: isCurrent && isSame ? named.names : undefined });
+        }
+      }
+      return list.flatMap((named) => found.get(named) ?? []);
+    });
+  }
+
+  /** What the store knows of an image file: the names of its pictures as this model sees them, and where to keep them. */
+  async #recallFile(
+    { modelType, config }: VisionModel,
+    bytes: Uint8Array,
+    { cached }: Run,
+    { crop = 'center' }: EncodeOptions,
+  ): Promise<KnownFile> {
+    if (cached === undefined) return { known: undefined, keep: undefined };
+    const { imageSize, patchSize, maxPatches } = config;
+    const preprocessing = JSON.stringify([modelType, imageSize, patchSize, maxPatches, crop]);
+    const file = await sha256Of(bytes);
+    return {
+      known: cached.cache.getPictures(file, preprocessing),
+      keep: (hashes) => cached.cache.putPictures(file, preprocessing, hashes),
+    };
+  }
+
+  async #prepareFile(
+    model: VisionModel,
+    pixels: F32Tensor | U8Tensor,
+    keep: KnownFile['keep'],
+    options: EncodeOptions,
+  ): Promise<Prepared> {
+    const prepared = await this.#prepare(model, pixels, options, memoryOf(pixels));
+    if (keep !== undefined) this.#keep(keep(prepared.hashes));
+    return prepared;
   }
 
   /** Refuses what would only wait: pictures take memory while they do. */
@@ -272,11 +361,13 @@ export class VisionEngine {
     { pictures, hashes }: Prepared,
     run: Run,
     { signal, onProgress, isReadOnly = false, lease }: EncodeOptions,
-  ): Promise<VisionOutput> {
+  ): Promise<{ readonly output: VisionOutput; readonly isCurrent: boolean }> {
     const found = hashes.map((hash) => recallOne(hash, run));
     const missing = [...found.keys()].filter((i) => found[i] === undefined);
     const total = hashes.length;
     const known = total - missing.length;
+    // A file that changed meanwhile was run as it is now: its features are not those of the weights that were hashed.
+    let isCurrent = true;
     if (known > 0) onProgress?.({ stage: 'running', done: known, total });
     if (missing.length > 0) {
       const report = (progress: Progress): void => {
@@ -286,8 +377,8 @@ export class VisionEngine {
       missing.forEach((index, i) => {
         found[index] = rowOf(fresh.outputs, i);
       });
-      // A file that changed meanwhile was run as it is now: its features are not those of the weights that were hashed.
-      if (fresh.stamp === model.stamp) {
+      isCurrent = fresh.stamp === model.stamp;
+      if (isCurrent) {
         const names = missing.map((index) => hashes[index] ?? '');
         const keep = async (): Promise<void> => {
           if (isReadOnly) await sleep(KEPT_AFTER_MS);
@@ -295,12 +386,10 @@ export class VisionEngine {
         };
         this.#keep(lease === undefined ? keep() : lease.use(keep));
       }
-      if (missing.length === hashes.length) return toVisionOutput(fresh.outputs);
+      if (missing.length === hashes.length) return { output: toVisionOutput(fresh.outputs), isCurrent };
     }
-    return joinPictures(
-      found.filter((features) => features !== undefined),
-      run.outputs,
-    );
+    const features = found.filter((one) => one !== undefined);
+    return { output: joinFeatures(features, run.outputs), isCurrent };
   }
 
   #modelRequest(model: VisionModel, { precision, device, outputs, quantized, intermediate }: Run): ModelRequest {
@@ -369,26 +458,6 @@ function requireOutputs(model: VisionModel, outputs: readonly OutputName[]): voi
   );
 }
 
-/** Devices whose features are looked for. Which one `auto` leads to shows only when a model is loaded. */
-function recallOne(hash: string, { cached, outputs, device }: Run): Features | undefined {
-  if (cached === undefined || device === 'auto') return undefined;
-  return cached.cache.get(cached.source(device), hash, outputs);
-}
-
-/** All pictures of a file, or undefined where one is not kept. */
-function recall(hashes: readonly string[], run: Run): Features[] | undefined {
-  const found = hashes.map((hash) => recallOne(hash, run)).filter((features) => features !== undefined);
-  return found.length === hashes.length ? found : undefined;
-}
-
-async function remember({ cached }: Run, { device, outputs }: EncodeReply, hashes: readonly string[]): Promise<void> {
-  if (cached === undefined) return;
-  const puts = hashes.flatMap((hash, i) =>
-    [...rowOf(outputs, i)].map(([output, features]) => cached.cache.put(cached.source(device), hash, output, features)),
-  );
-  await Promise.all(puts);
-}
-
 /** Number of a layer from 0; undefined for the last but one, which needs no graph of its own. */
 function layerOf(index: number | undefined, layers: number): number | undefined {
   if (index === undefined) return undefined;
@@ -399,4 +468,10 @@ function layerOf(index: number | undefined, layers: number): number | undefined 
     );
   }
   return layer === layers - 2 ? undefined : layer;
+}
+
+/** An image file whose bytes were read already. */
+function encodedImage(image: ImageInput, bytes: Uint8Array): ImageInput & { readonly kind: 'encoded' } {
+  const label = image.kind === 'file' ? image.path : image.kind === 'encoded' ? image.label : undefined;
+  return { kind: 'encoded', bytes, ...(label === undefined ? {} : { label }) };
 }

@@ -12,6 +12,8 @@ import type { OutputName } from './families/index.js';
 /** What keeps the bytes; reads are synchronous. */
 export interface FeatureMemory {
   get(key: string): Uint8Array | undefined;
+  /** Whether it is there; counts as a use, and reads nothing of the value. */
+  has(key: string): boolean;
   put(key: string, value: Uint8Array): Promise<void>;
 }
 
@@ -49,6 +51,16 @@ export class FeatureCache {
       found.set(output, tensor);
     }
     return found;
+  }
+
+  /** Names what an encoder gives for a picture: equal names, equal features. */
+  nameOf(source: FeatureSource, picture: string, output: OutputName): string {
+    return featureKey(source, picture, output);
+  }
+
+  /** Whether features of this name are kept. */
+  has(name: string): boolean {
+    return this.#memory.has(name);
   }
 
   async put(source: FeatureSource, picture: string, output: OutputName, features: F32Tensor): Promise<void> {

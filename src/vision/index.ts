@@ -1,6 +1,7 @@
 /** Door of vision/: encoders by content, and encoding. */
 export { VisionEngine, type VisionInput } from './engine.js';
 export { OUTPUT_FIELDS, featureTensors, type VisionOutput } from './output.js';
+export type { NamedFeatures, NamedPictures } from './named-pictures.js';
 export type { FeatureMemory } from './feature-cache.js';
 export type { OutputName } from './families/index.js';
 export { joinBatch } from './join.js';

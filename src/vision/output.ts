@@ -1,4 +1,4 @@
-/** What an encode gives: features under ComfyUI's names, of a batch or of one picture of it. */
+/** What an encoder gives: ComfyUI's names for it, and pictures apart and together. */
 import { f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import type { OutputName } from './families/index.js';
 
@@ -52,7 +52,7 @@ export function rowOf(outputs: Outputs, index: number): Features {
 }
 
 /** Features of pictures as one batch, in their order. */
-export function joinPictures(pictures: readonly Features[], outputs: readonly OutputName[]): VisionOutput {
+export function joinFeatures(pictures: readonly Features[], outputs: readonly OutputName[]): VisionOutput {
   const joined = outputs.map((output) => {
     const parts = pictures.map((features) => features.get(output)).filter((part) => part !== undefined);
     const [first] = parts;

@@ -2,20 +2,30 @@
  * What an adapter of true size adds to an encode: the projection, keys and values of all layers, and both after the
  * features are there already.
  *
- *     npx tsx test/bench/ipadapter.ts [--with-encoder [--int8-only]]
+ *     npx tsx test/bench/ipadapter.ts [--with-encoder [--int8-only] [--stored-only] [--encoder FILE] [--data FOLDER]]
  *
  * With the encoder, a CLIP-ViT-H of true size is made of random weights as well (1.3 GB in the system's temporary folder,
- * some 3 GB of memory): the share of the projection, eight references together and apart, and references that are stored.
+ * some 3 GB of memory), or FILE is taken, with its int8 form in FOLDER: the share of the projection, eight references
+ * together and apart, and references that are stored.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
+import { readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { AdapterEngine, ReferenceEncoder } from '../../src/adapter/index.js';
+import { parseArgs } from 'node:util';
+import sharp from 'sharp';
+import {
+  AdapterEngine,
+  IPAdapterServiceCore,
+  ReferenceEncoder,
+  ReferenceImage,
+  type ModelSource,
+} from '../../src/adapter/index.js';
 import { hashRows } from '../../src/adapter/token-cache.js';
 import { FaceEngine } from '../../src/faces/index.js';
 import { elementCount, f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../../src/tensor/tensor.js';
-import { presetConfig, writeRandomModel } from '../../src/vision/index.js';
-import { startEngine } from '../support/inference.js';
+import { presetConfig, writeRandomModel, type Precision } from '../../src/vision/index.js';
+import { startEngine, type TestEngine } from '../support/inference.js';
 import { seededRandom } from '../support/random.js';
 import { TRUE_SIZES, writeRandomAdapter } from '../support/random-adapter.js';
 
@@ -23,8 +33,18 @@ const RUNS = 9;
 const ENCODER_RUNS = 3;
 /** Of the references' pictures, in pixels. */
 const SIDE = 224;
-const isInt8Only = process.argv.includes('--int8-only');
-const withEncoder = process.argv.includes('--with-encoder');
+/** Of the stored reference's picture. */
+const STORED_SIDE = 512;
+const STORED_RUNS = 25;
+const { values: flags } = parseArgs({
+  options: {
+    'with-encoder': { type: 'boolean' },
+    'int8-only': { type: 'boolean' },
+    'stored-only': { type: 'boolean' },
+    encoder: { type: 'string' },
+    data: { type: 'string' },
+  },
+});
 const random = seededRandom(1);
 const folder = mkdtempSync(join(tmpdir(), 'vision-bridge-bench-'));
 
@@ -59,16 +79,18 @@ function freshPicture(): U8Tensor {
 
 /** Share of the projection, eight references against eight requests, and references that are stored, per precision. */
 async function measureWithEncoder(projection: Readonly<Record<'exact' | 'int8', number>>): Promise<void> {
-  const preset = presetConfig('CLIP-ViT-H');
-  if (preset === undefined) throw new Error('no preset');
-  const path = join(folder, 'clip-h.safetensors');
-  await writeRandomModel(path, preset.config);
-  await using services = startEngine({ maxFeatureBytes: 1e9 });
+  const path = flags.encoder ?? (await writeEncoder());
+  await using services = startEngine({
+    maxFeatureBytes: 1e9,
+    ...(flags.data === undefined ? {} : { dataDirectory: flags.data }),
+  });
   const adapters = new AdapterEngine(services.inference, services);
   const references = new ReferenceEncoder(adapters, services.engine, new FaceEngine(services.inference));
   const adapter = await adapters.open(join(folder, 'plus.safetensors'));
   const pair = { adapter, encoder: await services.engine.open(path) };
-  for (const precision of isInt8Only ? (['int8'] as const) : (['comfy', 'int8'] as const)) {
+  for (const precision of flags['int8-only'] === true ? (['int8'] as const) : (['comfy', 'int8'] as const)) {
+    await measureStored(services, path, precision);
+    if (flags['stored-only'] === true) continue;
     const project = async (images: readonly U8Tensor[]): Promise<void> => {
       const list = images.map((picture) => ({ images: picture }));
       const embeds = await references.encode(pair, list, { precision });
@@ -92,11 +114,65 @@ async function measureWithEncoder(projection: Readonly<Record<'exact' | 'int8', 
     const stored = [freshPicture()];
     await project(stored);
     await project(stored);
-    print(`  a stored reference, hashing included`, await median(() => project(stored)));
+    print(`  stored, as embeds: features read and hashed`, await median(() => project(stored)));
     const states = randomTensor([1, 257, 1280]);
     const hashing = await median(() => hashRows({ hidden_states: states }, 1));
     print(`    of which hashing one picture's features`, hashing);
   }
+}
+
+async function writeEncoder(): Promise<string> {
+  const preset = presetConfig('CLIP-ViT-H');
+  if (preset === undefined) throw new Error('no preset');
+  const path = join(folder, 'clip-h.safetensors');
+  await writeRandomModel(path, preset.config);
+  return path;
+}
+
+/** A picture file whose tokens are kept, by `IPAdapterService`: from its path to the tokens of both halves. */
+async function measureStored(services: TestEngine, clipVisionPath: string, precision: Precision): Promise<void> {
+  const { engine: vision, inference } = services;
+  const adapters = new AdapterEngine(inference, services);
+  const faces = new FaceEngine(inference);
+  const references = new ReferenceEncoder(adapters, vision, faces);
+  const none: ModelSource = {
+    places: () => [],
+    list: () => Promise.resolve([]),
+    resolve: (name) => Promise.resolve(name),
+  };
+  const service = new IPAdapterServiceCore(
+    { adapters, vision, faces, references, adapterFiles: none, encoderFiles: none, facePacks: none },
+    { adapter: join(folder, 'plus.safetensors'), clipVisionPath, precision },
+  );
+  const path = join(folder, 'reference.png');
+  const levels = Uint8Array.from({ length: STORED_SIDE * STORED_SIDE * 3 }, () => 256 * random());
+  const raw = { width: STORED_SIDE, height: STORED_SIDE, channels: 3 } as const;
+  await writeFile(path, await sharp(levels, { raw }).png().toBuffer());
+  const project = async (): Promise<unknown> =>
+    service.project(await service.blend([new ReferenceImage({ kind: 'file', path })]));
+  const { features } = await services.store();
+  // Until the weights are known, which threads find out, and all is kept.
+  for (let misses = -1; misses !== features.stats().misses;) {
+    ({ misses } = features.stats());
+    await project();
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+  const whole: number[] = [];
+  const read: number[] = [];
+  for (let run = 0; run < STORED_RUNS; run += 1) {
+    const begin = performance.now();
+    await project();
+    const middle = performance.now();
+    await crypto.subtle.digest('SHA-256', await readFile(path));
+    whole.push(middle - begin);
+    read.push(performance.now() - middle);
+  }
+  const [wholeMs, readMs] = [whole, read].map(
+    (times) => times.toSorted((a, b) => a - b)[Math.floor(STORED_RUNS / 2)] ?? 0,
+  );
+  print(`IPAdapterService ${precision}: a stored reference`, wholeMs ?? 0, `a PNG of ${STORED_SIDE} pixels`);
+  print('  of which reading and hashing the picture', readMs ?? 0);
+  print('  after hashing', (wholeMs ?? 0) - (readMs ?? 0));
 }
 
 try {
@@ -124,7 +200,7 @@ try {
     'plus: projection in int8, keys and values',
     await median(() => adapters.project(plus, { image: hidden }, halves)),
   );
-  if (withEncoder) await measureWithEncoder({ exact: projection, int8: projectionInt8 });
+  if (flags['with-encoder'] === true) await measureWithEncoder({ exact: projection, int8: projectionInt8 });
 } finally {
   rmSync(folder, { recursive: true });
 }

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { copyFile, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { ComfyClient } from '../../src/cli/demo/client.js';
 import { parseSafetensors } from '../../src/formats/index.js';
 import { encodePng, toImageTensor } from '../../src/image/index.js';
@@ -100,6 +100,30 @@ describe('over HTTP', () => {
     const again = await tensorsOf(await post('ipadapter/project?adapter=sub/plus.safetensors&layers=1', embeds));
     for (const name of ['cond', 'uncond', 'k_cond.1'])
       expect(maxAbsDiff(f32Of(again, name), f32Of(direct, name)), name).toBeLessThan(1e-6);
+  });
+
+  it('asks the inference process nothing about a picture that was projected before', async () => {
+    const image = await png(picture(30));
+    const calls = vi.spyOn(started.bridge.inference, 'call');
+    const project = async (): Promise<readonly [number, ReadonlyMap<string, Tensor>]> => {
+      const before = calls.mock.calls.length;
+      const reply = await post('ipadapter/project?adapter=sub/plus.safetensors', form([['image', image]]));
+      return [calls.mock.calls.length - before, await tensorsOf(reply)];
+    };
+    const [first, made] = await project();
+    expect(first).toBeGreaterThan(0);
+    let kept = made;
+    // Until the weights are known, which threads find out.
+    await vi.waitUntil(
+      async () => {
+        const [asked, tensors] = await project();
+        kept = tensors;
+        return asked === 0;
+      },
+      { timeout: 30_000 },
+    );
+    for (const name of ['cond', 'uncond']) expect(maxAbsDiff(f32Of(kept, name), f32Of(made, name)), name).toBe(0);
+    calls.mockRestore();
   });
 
   it('combines embeds that came apart', async () => {

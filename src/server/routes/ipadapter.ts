@@ -11,6 +11,7 @@ import {
   findEncoder,
   openFacePack,
   parseEmbeds,
+  pixelsOf,
   readLayerWeights,
   serializeEmbeds,
   tokenTensors,
@@ -28,7 +29,7 @@ import { BridgeError, InvalidRequestError } from '../../common/errors.js';
 import { maxUploadBytes } from '../../config.js';
 import { faceSimilarity } from '../../faces/index.js';
 import { parseSafetensors, serializeSafetensors } from '../../formats/index.js';
-import { decodeImage, requireFinite } from '../../image/index.js';
+import { requireFinite } from '../../image/index.js';
 import type { Jsonable } from '../../protocol/json.js';
 import type { F32Tensor, Tensor, U8Tensor } from '../../tensor/tensor.js';
 import type { VisionModel } from '../../vision/index.js';
@@ -144,9 +145,10 @@ export function registerIPAdapterRoutes(app: FastifyInstance, bridge: Bridge): v
     const query = parseQuery(encodeQuery, request);
     const signal = abortWhenClosed(reply);
     const pair = await openPair(bridge, query, signal);
-    const body = await readBody(request, maxBytes, signal);
+    const body = await readBody(request, maxBytes);
     if (body.kind === 'embeds') throw new InvalidRequestError('The body holds embeds already; send pictures.');
-    return sendEmbeds(reply, await encodeBody(bridge, pair, body, optionsOf(query, signal), query.weights));
+    const options = { ...optionsOf(query, signal), ...againstOf(body) };
+    return sendEmbeds(reply, await references.encode(pair, referencesOf(body), options));
   });
 
   app.post('/bridge/v1/ipadapter/combine', async (request, reply) => {
@@ -169,15 +171,13 @@ export function registerIPAdapterRoutes(app: FastifyInstance, bridge: Bridge): v
     const query = parseQuery(projectQuery, request);
     const signal = abortWhenClosed(reply);
     const pair = await openPair(bridge, query, signal);
-    const body = await readBody(request, maxBytes, signal);
+    const body = await readBody(request, maxBytes);
     const options = optionsOf(query, signal);
-    const embeds = body.kind === 'embeds' ? body.embeds : await encodeBody(bridge, pair, body, options, query.weights);
-    const projected = await references.project(pair, embeds, {
-      layers: query.layers,
-      faceIdV2Scale: query.faceid_v2_scale,
-      precision: query.precision,
-      signal,
-    });
+    const settings = { layers: query.layers, faceIdV2Scale: query.faceid_v2_scale, precision: query.precision, signal };
+    const projected =
+      body.kind === 'embeds'
+        ? await references.project(pair, body.embeds, settings)
+        : await references.projectReferences(pair, referencesOf(body), { ...options, ...againstOf(body), ...settings });
     const { variant, label } = pair.adapter;
     const bytes = serializeSafetensors(tokenTensors(projected), { adapter: query.adapter, variant, label });
     return reply.header('content-type', SAFETENSORS).send(Buffer.from(bytes.buffer));
@@ -186,13 +186,14 @@ export function registerIPAdapterRoutes(app: FastifyInstance, bridge: Bridge): v
   app.post('/bridge/v1/faces/similarity', async (request, reply) => {
     const { face_pack: pack, face: choice } = parseQuery(similarityQuery, request);
     const signal = abortWhenClosed(reply);
-    const body = await readBody(request, maxBytes, signal);
+    const body = await readBody(request, maxBytes);
     const pictures = body.kind === 'pictures' ? body.pictures : [];
     if (pictures.length !== 2)
       throw new InvalidRequestError(`Two pictures are compared, got ${pictures.length}: send two files.`);
     const model = await openFacePack(faces, folders.facePacks, pack);
     const found = [];
-    for (const picture of pictures) found.push((await faces.find(model, picture, { choice, signal }))[0]);
+    for (const picture of pictures)
+      found.push((await faces.find(model, await pixelsOf(picture, signal), { choice, signal }))[0]);
     const [a, b] = found;
     // `find` gives a face or throws.
     if (a === undefined || b === undefined) throw new BridgeError('FACE_NOT_FOUND', 'A picture has no face.');
@@ -262,31 +263,32 @@ async function openPair(
 }
 
 function optionsOf(query: z.output<typeof encodeQuery>, signal: AbortSignal): ReferenceOptions {
-  const { precision, combine, tiles, tiles_ratio: ratio, face } = query;
-  return { precision, combine, tiles, ratio, face, signal };
+  const { precision, combine, weights, tiles, tiles_ratio: ratio, face } = query;
+  return { precision, combine, weights, tiles, ratio, face, signal };
 }
 
-type Body =
-  | { readonly kind: 'embeds'; readonly embeds: IPAdapterEmbeds }
-  | {
-      readonly kind: 'pictures';
-      readonly pictures: readonly (F32Tensor | U8Tensor)[];
-      readonly mask?: F32Tensor | undefined;
-      readonly negative?: F32Tensor | U8Tensor | undefined;
-    };
+interface Pictures {
+  readonly kind: 'pictures';
+  /** Files as they came: those that were projected before need not be decoded. */
+  readonly pictures: readonly Reference['images'][];
+  readonly mask?: F32Tensor | undefined;
+  readonly negative?: Reference['images'] | undefined;
+}
+
+type Body = { readonly kind: 'embeds'; readonly embeds: IPAdapterEmbeds } | Pictures;
 
 /** Pictures as files (a part named `negative` stands against them), or a safetensors document of pictures or of embeds. */
-async function readBody(request: FastifyRequest, maxBytes: number, signal: AbortSignal): Promise<Body> {
+async function readBody(request: FastifyRequest, maxBytes: number): Promise<Body> {
   if (request.isMultipart()) {
-    const pictures: U8Tensor[] = [];
-    let negative: U8Tensor | undefined;
+    const pictures: Reference['images'][] = [];
+    let negative: Reference['images'] | undefined;
     for await (const part of readForm(request, maxBytes)) {
       if (part.type !== 'file') continue;
       if (pictures.length >= MAX_PICTURES)
         throw new InvalidRequestError(`A request holds at most ${MAX_PICTURES} pictures.`);
-      const { rgb } = await decodeImage(part.bytes, { label: part.filename, signal });
-      if (part.field === 'negative') negative = rgb;
-      else pictures.push(rgb);
+      const image = { kind: 'encoded', bytes: part.bytes, label: part.filename } as const;
+      if (part.field === 'negative') negative = image;
+      else pictures.push(image);
     }
     return { kind: 'pictures', pictures, negative };
   }
@@ -311,21 +313,12 @@ function pictureOf(tensor: Tensor | undefined): F32Tensor | U8Tensor | undefined
   return tensor?.dtype === 'F32' || tensor?.dtype === 'U8' ? tensor : undefined;
 }
 
-async function encodeBody(
-  { ipadapter }: Bridge,
-  pair: AdapterPair,
-  { pictures, mask, negative }: Body & { kind: 'pictures' },
-  options: ReferenceOptions,
-  weights: readonly number[] | undefined,
-): Promise<IPAdapterEmbeds> {
-  let place = 0;
-  const list = pictures.map((images): Reference => {
-    const own = weights?.slice(place) ?? [];
-    place += images.shape[0] ?? 0;
-    return { images, mask, weight: own.length > 0 ? own : weights?.at(-1) };
-  });
-  const against = negative === undefined ? {} : { negative: { kind: 'images', images: negative } as const };
-  return ipadapter.references.encode(pair, list, { ...options, ...against });
+function referencesOf({ pictures, mask }: Pictures): Reference[] {
+  return pictures.map((images) => ({ images, mask }));
+}
+
+function againstOf({ negative }: Pictures): Pick<ReferenceOptions, 'negative'> {
+  return negative === undefined ? {} : { negative: { kind: 'images', images: negative } };
 }
 
 function sendEmbeds(reply: FastifyReply, embeds: IPAdapterEmbeds): FastifyReply {

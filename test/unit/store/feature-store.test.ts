@@ -63,6 +63,22 @@ describe('FeatureStore', () => {
     await root.close();
   });
 
+  it('tells whether a key has a value, which counts as a use but neither as hit nor as miss', async () => {
+    const root = open({ path: join(directory, 'clocked') });
+    let now = 0;
+    const store = new FeatureStore(root, 1000, () => now);
+    for (const key of ['asked for', 'not asked for']) {
+      now += 100_000;
+      await store.put(key, bytes(400, 1));
+    }
+    now += 100_000;
+    expect([store.has('asked for'), store.has('never put')]).toEqual([true, false]);
+    expect(store.stats()).toMatchObject({ hits: 0, misses: 0 });
+    await store.put('newest', bytes(400, 1));
+    expect([store.has('asked for'), store.has('not asked for')]).toEqual([true, false]);
+    await root.close();
+  });
+
   it('does not keep a value beyond the bound, and forgets all on request', async () => {
     await using store = await opened();
     await store.features.put('huge', bytes(1001, 1));
