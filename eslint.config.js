@@ -94,5 +94,8 @@ export default defineConfig(
   { files: ['test/**'], rules: { '@typescript-eslint/no-restricted-imports': 'off' } },
   { files: ['src/cli/**', 'test/**'], rules: { 'no-console': 'off' } },
   { files: ['**/*.js'], extends: [tseslint.configs.disableTypeChecked], languageOptions: { globals: globals.node } },
-  { files: ['comfy-nodes/web/**/*.js'], languageOptions: { globals: globals.browser } },
+  {
+    files: ['comfy-nodes/web/**/*.js', 'test/support/front-end/**/*.js'],
+    languageOptions: { globals: globals.browser },
+  },
 );

@@ -4,9 +4,10 @@
  * The file is walked field by field; weights are stepped over, so that a folder of networks is known in milliseconds.
  * Field numbers are those of onnx.proto. Nothing in the file is trusted.
  */
-import { open, realpath, stat, type FileHandle } from 'node:fs/promises';
+import { realpath, stat, type FileHandle } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { BridgeError, ModelFormatError, ModelNotFoundError, messageOf, systemCodeOf } from '../common/errors.js';
+import { openRegularFile } from '../common/regular-file.js';
 
 /** A tensor that goes in or comes out; -1 stands for a side that is known only at run time. */
 interface NetworkValue {
@@ -56,7 +57,7 @@ const DETECTOR_OUTPUTS = [9, 15];
 export async function readFaceNetwork(path: string): Promise<FaceNetwork> {
   try {
     const real = await realpath(path);
-    const file = await open(real, 'r');
+    const file = await openRegularFile(real);
     try {
       return await describe(file, real);
     } finally {

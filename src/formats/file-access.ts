@@ -1,6 +1,7 @@
 /** Files of models: opened through links, read range by range, never written. */
-import { open, realpath, type FileHandle } from 'node:fs/promises';
+import { realpath, type FileHandle } from 'node:fs/promises';
 import { BridgeError, ModelFormatError, ModelNotFoundError, messageOf, systemCodeOf } from '../common/errors.js';
+import { openRegularFile } from '../common/regular-file.js';
 
 /**
  * Works with an open file, which is closed afterwards.
@@ -10,7 +11,7 @@ import { BridgeError, ModelFormatError, ModelNotFoundError, messageOf, systemCod
 export async function withFile<T>(path: string, work: (file: FileHandle, realPath: string) => Promise<T>): Promise<T> {
   try {
     const realPath = await realpath(path);
-    const file = await open(realPath, 'r');
+    const file = await openRegularFile(realPath);
     try {
       return await work(file, realPath);
     } finally {

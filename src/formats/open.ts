@@ -37,11 +37,8 @@ export async function readFileHeader(path: string, options: OpenOptions = {}): P
 async function readAny(path: string, options: OpenOptions, what: 'whole' | 'part'): Promise<ModelHeader> {
   const label = basename(path);
   const container = await withFile(path, async (file) => {
-    const stat = await file.stat();
-    if (!stat.isFile()) {
-      throw new ModelFormatError('MODEL_UNREADABLE', `${path} is not a regular file.`, { details: { path } });
-    }
-    return containerOf(await readRange(file, 0, Math.min(FIRST_BYTES, stat.size), label), label);
+    const { size } = await file.stat();
+    return containerOf(await readRange(file, 0, Math.min(FIRST_BYTES, size), label), label);
   });
   throwIfAborted(options.signal);
   if (container === 'safetensors') return readSafetensorsHeader(path, options);

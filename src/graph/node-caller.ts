@@ -20,7 +20,8 @@ import type {
 import { PythonError } from './python-error.js';
 import { ProgressState } from './progress.js';
 import { RunningPrompt } from './running-prompt.js';
-import { boundProblem, type NodeTable } from './validation.js';
+import { boundProblem } from './input-checks.js';
+import type { NodeTable } from './validation.js';
 
 export interface NodeCallOptions {
   /** Shown as `prompt_id` in the events of the call. */

@@ -20,8 +20,9 @@ import { convertLiteral } from './convert.js';
 import type { GraphEvent, GraphListener } from './events.js';
 import { Executor } from './executor.js';
 import { Heap } from './heap.js';
+import type { GraphDialect } from './input-checks.js';
 import { pythonStr } from './python-text.js';
-import { validatePrompt, wholePromptError, type GraphDialect, type NodeTable } from './validation.js';
+import { validatePrompt, wholePromptError, type NodeTable } from './validation.js';
 
 export type Submission =
   | {

@@ -18,12 +18,11 @@ import {
   type Prompt,
   type ValidationError,
 } from '../protocol/prompt.js';
-import { convertLiteral } from './convert.js';
+import { checkLink, checkLiteral, innerFailure, inputsOf, missingInput, type GraphDialect } from './input-checks.js';
 import type { InputDefinition, NodeDefinition } from './node-definition.js';
 import { inputConfig } from './object-info.js';
 import { PythonError, pythonTypeOf } from './python-error.js';
-import { pythonFloat, pythonRepr, pythonStr, pythonTypeName } from './python-text.js';
-import { socketTypeOf, typesMatch, type SocketType } from './type-matching.js';
+import { pythonRepr, pythonStr } from './python-text.js';
 
 export type NodeTable = ReadonlyMap<string, NodeDefinition>;
 
@@ -34,12 +33,6 @@ export type ValidationResult =
       readonly outputs: readonly string[];
       readonly nodeErrors: ReadonlyMap<string, NodeErrors>;
     };
-
-/** The version of ComfyUI whose rules and error types hold. */
-export type GraphDialect = '0.3.64' | 'latest';
-
-/** Longer lists of options are not written out. */
-const MAX_LISTED_OPTIONS = 20;
 
 /** @param targets Ids of the output nodes that shall run; undefined selects all. */
 export async function validatePrompt(
@@ -238,12 +231,7 @@ class Validation {
     const value = inputs.get(input.name);
     if (value === undefined) {
       if (input.optional !== true) {
-        outcome.errors.push({
-          type: 'required_input_missing',
-          message: 'Required input is missing',
-          details: input.name,
-          extra_info: { input_name: input.name },
-        });
+        outcome.errors.push(missingInput(input));
       }
       return;
     }
@@ -260,50 +248,16 @@ class Validation {
     link: readonly JsonValue[],
     outcome: Outcome,
   ): Walk {
-    const info = { input_name: input.name, input_config: shownConfig(config) };
-    if (link.length !== 2) {
-      outcome.errors.push({
-        type: 'bad_linked_input',
-        message: 'Bad linked input, must be a length-2 list of [node_id, slot_index]',
-        details: input.name,
-        extra_info: { ...info, received_value: link },
-      });
-      return;
-    }
-    const [source, slot] = link;
-    if (Array.isArray(source) || isJsonObject(source))
-      throw new PythonError('TypeError', `unhashable type: '${pythonTypeName(source)}'`);
-    if (typeof source !== 'string') throw new PythonError('KeyError', pythonRepr(source ?? null));
-    const { outputs, api } = this.#definition(source);
-    const received = outputs[slotIndex(slot, outputs.length, api)]?.type ?? '*';
-    const wanted = (yield socketTypeOf(input, definition.api)) as SocketType;
-    if (definition.validator?.takesInputTypes !== true && !typesMatch(received, wanted)) {
-      outcome.errors.push({
-        type: 'return_type_mismatch',
-        message: 'Return type mismatch between linked nodes',
-        details: `${input.name}, received_type(${received}) mismatch input_type(${typeof wanted === 'string' ? wanted : pythonRepr([...wanted])})`,
-        extra_info: { ...info, received_type: received, linked_node: link },
-      });
-      return;
-    }
+    const { source, error } = yield* checkLink(definition, input, config, link, (id) => this.#definition(id));
+    if (error !== undefined) outcome.errors.push(error);
+    if (source === undefined) return;
     yield source;
     const upstream = this.#outcomes.get(source);
     if (upstream === undefined || upstream.isValid) return;
     outcome.isValid = false;
     const { thrown } = upstream;
     if (thrown === undefined || upstream.errors.length > 0) return;
-    upstream.errors.push({
-      type: 'exception_during_inner_validation',
-      message: 'Exception when validating inner node',
-      details: thrown.message,
-      extra_info: {
-        ...info,
-        exception_message: thrown.message,
-        exception_type: thrown.type,
-        traceback: [],
-        linked_node: link,
-      },
-    });
+    upstream.errors.push(innerFailure(input, config, link, thrown));
   }
 
   *#validateLiteral(
@@ -314,38 +268,10 @@ class Validation {
     received: JsonValue,
     outcome: Outcome,
   ): Walk {
-    const literal = unwrapLiteral(received);
-    const info = { input_name: input.name, input_config: shownConfig(config) };
-    const converted = convertLiteral(input.type, literal);
-    if ('reason' in converted) {
-      outcome.errors.push({
-        type: 'invalid_input_type',
-        message: `Failed to convert an input value to a ${input.type} value`,
-        details: `${input.name}, ${pythonStr(literal)}, ${converted.reason}`,
-        extra_info: { ...info, received_value: literal, exception_message: converted.reason },
-      });
-      return;
-    }
-    const { value } = converted;
-    this.#storeConverted(id, input.name, wrapLiteral(value));
-    if (definition.validator?.names.includes(input.name) === true) return;
-    const bound = boundProblem(input, value);
-    if (bound !== undefined) {
-      outcome.errors.push({ ...bound, details: input.name, extra_info: { ...info, received_value: value } });
-      return;
-    }
-    if (input.type !== 'COMBO' || input.choices === undefined) return;
-    if (definition.api === 'v3' && this.#dialect === '0.3.64') return;
-    const choices = (yield Promise.resolve(input.choices())) as readonly string[];
-    if (typeof value === 'string' && choices.includes(value)) return;
-    const isLong = choices.length > MAX_LISTED_OPTIONS;
-    const listed = isLong ? `(list of length ${choices.length})` : pythonRepr([...choices]);
-    outcome.errors.push({
-      type: 'value_not_in_list',
-      message: 'Value not in list',
-      details: `${input.name}: '${pythonStr(value)}' not in ${listed}`,
-      extra_info: { input_name: input.name, input_config: isLong ? null : shownConfig(config), received_value: value },
-    });
+    const { value, error } = yield* checkLiteral(definition, input, config, unwrapLiteral(received), this.#dialect);
+    // What could be converted is kept so, also where it is out of bounds.
+    if (value !== undefined) this.#storeConverted(id, input.name, wrapLiteral(value));
+    if (error !== undefined) outcome.errors.push(error);
   }
 
   *#runValidator(definition: NodeDefinition, inputs: JsonObject, outcome: Outcome, id: string): Walk {
@@ -401,45 +327,4 @@ class Validation {
       });
     }
   }
-}
-
-/** `inputs` of a node; a text or a list holds no names, and anything else cannot be searched for one. */
-function inputsOf(value: JsonValue | undefined): JsonObject {
-  if (value === undefined) throw new PythonError('KeyError', "'inputs'");
-  if (isJsonObject(value)) return value;
-  if (typeof value === 'string' || Array.isArray(value)) return new Map();
-  throw new PythonError('TypeError', `argument of type '${pythonTypeName(value)}' is not iterable`);
-}
-
-/** Negative slots count from the end, as Python's do. Older nodes keep their outputs in a tuple, newer ones in a list. */
-function slotIndex(slot: JsonValue | undefined, count: number, api: NodeDefinition['api']): number {
-  const sequence = api === 'v3' ? 'list' : 'tuple';
-  const given = typeof slot === 'boolean' || typeof slot === 'bigint' ? Number(slot) : slot;
-  if (typeof given !== 'number' || !Number.isInteger(given)) {
-    const type = pythonTypeName(slot ?? null);
-    throw new PythonError('TypeError', `${sequence} indices must be integers or slices, not ${type}`);
-  }
-  const index = given < 0 ? given + count : given;
-  if (index < 0 || index >= count) throw new PythonError('IndexError', `${sequence} index out of range`);
-  return index;
-}
-
-function shownConfig(config: readonly Jsonable[]): readonly Jsonable[] {
-  return config.length > 1 ? config : [...config, {}];
-}
-
-/** A number outside the bounds of its input, in the words of ComfyUI. */
-export function boundProblem(input: InputDefinition, given: JsonValue): { type: string; message: string } | undefined {
-  const value = withoutFloatMark(given);
-  if (typeof value !== 'number' && typeof value !== 'bigint') return undefined;
-  const { min, max } = input.options ?? {};
-  const text = (number: number | bigint): string =>
-    input.type === 'FLOAT' && typeof number === 'number' ? pythonFloat(number) : String(number);
-  if ((typeof min === 'number' || typeof min === 'bigint') && value < min) {
-    return { type: 'value_smaller_than_min', message: `Value ${text(value)} smaller than min of ${text(min)}` };
-  }
-  if ((typeof max === 'number' || typeof max === 'bigint') && value > max) {
-    return { type: 'value_bigger_than_max', message: `Value ${text(value)} bigger than max of ${text(max)}` };
-  }
-  return undefined;
 }

@@ -11,10 +11,11 @@
  *
  * Source: ComfyUI, nodes.py, `LoadImage`; measured against Pillow.
  */
-import { open as openFile, type FileHandle } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import type { Metadata, Sharp, SharpOptions } from 'sharp';
 import { throwIfAborted } from '../common/abort.js';
 import { BridgeError, messageOf } from '../common/errors.js';
+import { openRegularFile } from '../common/regular-file.js';
 import { f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import { decodePngAnimation, readPngAnimation } from './apng.js';
 import { decodeBmp, readBmpHeader } from './bmp.js';
@@ -69,7 +70,7 @@ export async function decodeImage(source: string | Uint8Array, options: DecodeOp
   throwIfAborted(signal);
   let file: FileHandle | undefined;
   try {
-    file = typeof source === 'string' ? await openPicture(source) : undefined;
+    file = typeof source === 'string' ? await openRegularFile(source) : undefined;
     const sizeBytes = (await file?.stat())?.size ?? 0;
     const read: ByteReader = async (position, length) => {
       if (file === undefined) return bytesOf(source, position, length);
@@ -113,14 +114,6 @@ function bytesOf(source: string | Uint8Array, position: number, length: number):
 /** Grey and RGB without an alpha channel: a colour that tRNS calls transparent is none to Pillow before it converts. */
 function isOpaquePng(head: Uint8Array): boolean {
   return head[PNG_COLOUR_TYPE] === 0 || head[PNG_COLOUR_TYPE] === 2;
-}
-
-/** A file to read from; pipes and devices are none. */
-async function openPicture(path: string): Promise<FileHandle> {
-  const file = await openFile(path, 'r');
-  if ((await file.stat()).isFile()) return file;
-  await file.close();
-  throw new Error('it is no regular file');
 }
 
 /** Interleaved pixels of frames of one size. */

@@ -63,7 +63,7 @@ export function findIssues(registry: ModelRegistry): HealthIssue[] {
           severity: 'warning',
           path,
           problem,
-          fix: 'Remove the link, or repair its target.',
+          fix: 'Remove it, or repair what it leads to.',
         });
       }
     }

@@ -3,9 +3,10 @@
  *
  * Only what stands before the picture data is read.
  */
-import { open, type FileHandle } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { inflateSync } from 'node:zlib';
 import { InvalidRequestError, messageOf } from '../common/errors.js';
+import { openRegularFile } from '../common/regular-file.js';
 import { parseJson, type JsonValue } from '../protocol/json.js';
 
 const PNG_MAGIC = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
@@ -18,7 +19,7 @@ const TEXT_TAGS = [0x010f, 0x0110];
 
 /** Texts by name, `workflow` and `prompt` among them, as far as a picture carries them. */
 export async function readPictureTexts(path: string): Promise<ReadonlyMap<string, string> | undefined> {
-  const file = await open(path, 'r');
+  const file = await openRegularFile(path);
   try {
     const { size } = await file.stat();
     const head = await readAt(file, 0, Math.min(12, size));
@@ -44,7 +45,7 @@ export async function readWorkflowFile(path: string): Promise<JsonValue> {
       if (text === undefined) throw new InvalidRequestError(`${path} is a picture without a workflow in it.`);
       return parseJson(text);
     }
-    const file = await open(path, 'r');
+    const file = await openRegularFile(path);
     try {
       const { size } = await file.stat();
       if (size > MAX_WORKFLOW_BYTES)

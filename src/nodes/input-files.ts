@@ -1,9 +1,9 @@
 /** Files that a prompt names: in the input folder, or annotated with another one. */
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { extname } from 'node:path';
 import { BridgeError } from '../common/errors.js';
+import { openRegularFile } from '../common/regular-file.js';
 import { PythonError, pythonRepr, pythonTypeName, type NodeDefinition } from '../graph/index.js';
 import { decodeImage, type DecodedImage } from '../image/index.js';
 import { resolveInside, splitAnnotation } from '../paths/index.js';
@@ -59,7 +59,9 @@ async function refuseFolder(services: NodeServices, name: string, path: string):
 /** ComfyUI's change token of a file: another content under the same name runs again. */
 export async function imageFileHash(services: NodeServices, name: string): Promise<string> {
   const hash = createHash('sha256');
-  for await (const chunk of createReadStream(inputFilePath(services, name))) hash.update(chunk as Buffer);
+  // The stream closes the file.
+  const file = await openRegularFile(inputFilePath(services, name));
+  for await (const chunk of file.createReadStream()) hash.update(chunk as Buffer);
   return hash.digest('hex');
 }
 

@@ -6,8 +6,8 @@
  * a thread: see whole-files/.
  */
 import { createHash } from 'node:crypto';
-import { open } from 'node:fs/promises';
 import { crc32 } from 'node:zlib';
+import { openRegularFile } from '../common/regular-file.js';
 
 export interface ModelHashes {
   readonly sha256: string;
@@ -42,7 +42,7 @@ export async function hashModel(path: string, { dataStart, onChunk }: HashOption
   const blake = await createBLAKE3();
   blake.init();
   let checksum = 0;
-  const file = await open(path, 'r');
+  const file = await openRegularFile(path);
   try {
     const buffer = Buffer.allocUnsafeSlow(CHUNK_BYTES);
     for (let at = 0; ;) {

@@ -5,9 +5,10 @@
  * The content decides on the format, not the ending. A broken file is a result like any other: its problem is told, and
  * the scan goes on.
  */
-import { closeSync, fstatSync, openSync, readSync, type Stats } from 'node:fs';
+import { closeSync, readSync, type Stats } from 'node:fs';
 import { basename, extname } from 'node:path';
 import { BridgeError, messageOf } from '../common/errors.js';
+import { openRegularFileSync } from '../common/regular-file.js';
 import {
   ByteSource,
   HeaderScanner,
@@ -92,16 +93,15 @@ export class ModelReader {
   }
 
   #open(path: string): FileReading {
-    let file: number | undefined;
     try {
-      file = openSync(path, 'r');
-      const stats = fstatSync(file);
-      if (!stats.isFile()) return { status: 'unreadable', problem: 'it is not a regular file' };
-      return { ...this.#read(file, basename(path), stats.size), stat: fileStatOf(stats) };
+      const { file, stats } = openRegularFileSync(path);
+      try {
+        return { ...this.#read(file, basename(path), stats.size), stat: fileStatOf(stats) };
+      } finally {
+        closeSync(file);
+      }
     } catch (error) {
       return { status: 'unreadable', problem: messageOf(error) };
-    } finally {
-      if (file !== undefined) closeSync(file);
     }
   }
 

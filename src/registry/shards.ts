@@ -5,8 +5,9 @@
  * What a part holds says little; all parts' tensors together are described like those of one file.
  */
 import { createHash } from 'node:crypto';
-import { closeSync, fstatSync, openSync } from 'node:fs';
+import { closeSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
+import { openRegularFileSync } from '../common/regular-file.js';
 import {
   ByteSource,
   readFileHeader,
@@ -227,9 +228,8 @@ function joinGguf(paths: readonly string[]): Joined {
   const entries: TensorEntry[] = [];
   let first: GgufHeader | undefined;
   for (const path of paths) {
-    const file = openSync(path, 'r');
+    const { file, stats } = openRegularFileSync(path);
     try {
-      const stats = fstatSync(file);
       keys.push(stampKey(stampOf(stats)));
       const header = readGgufHeader(new ByteSource(file, stats.size), basename(path));
       first ??= header;

@@ -6,8 +6,9 @@
  *
  * Source: the documents of these programs, and Civitai's `/api/v1/model-versions`, whose answers most of them keep.
  */
-import { open, readdir, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
+import { openRegularFile } from '../common/regular-file.js';
 import { stampKey, stampOf } from '../formats/index.js';
 import { baseFromName } from './classify/metadata.js';
 
@@ -147,11 +148,11 @@ type Json = Readonly<Record<string, unknown>>;
 
 async function readJson(path: string, maxBytes: number): Promise<Json | undefined> {
   try {
-    const file = await open(path, 'r');
+    const file = await openRegularFile(path);
     try {
-      const stats = await file.stat();
-      if (!stats.isFile() || stats.size > maxBytes) return undefined;
-      const bytes = Buffer.alloc(stats.size);
+      const { size } = await file.stat();
+      if (size > maxBytes) return undefined;
+      const bytes = Buffer.alloc(size);
       const { bytesRead } = await file.read(bytes, 0, bytes.length, 0);
       return objectOf(JSON.parse(bytes.toString('utf8', 0, bytesRead).replace(/^\uFEFF/, '')));
     } finally {

@@ -4,9 +4,10 @@
  * Reads the whole file in pieces of 4 MiB, in a thread. Quantised blocks and whole numbers are not looked at, and told as
  * unchecked: nothing is called sound that was not read.
  */
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, readSync } from 'node:fs';
 import { basename } from 'node:path';
 import { ModelFormatError } from '../common/errors.js';
+import { openRegularFileSync } from '../common/regular-file.js';
 import { ByteSource, readFileHeader, readGgufHeader } from '../formats/index.js';
 import type { ModelFormat } from './read-model.js';
 
@@ -83,7 +84,7 @@ export async function checkValues(
   const sums = { checkedTensors: 0, checkedValues: 0, nan: 0, infinite: 0, badTensors: 0 };
   const words = new Uint32Array(CHUNK_BYTES / 4);
   const bytes = new Uint8Array(words.buffer);
-  const file = openSync(path, 'r');
+  const { file } = openRegularFileSync(path);
   let done = 0;
   let sinceTold = 0;
   try {
@@ -135,9 +136,9 @@ async function findTensors(path: string, format: ModelFormat): Promise<StoredTen
 }
 
 function findGgufTensors(path: string): StoredTensor[] {
-  const file = openSync(path, 'r');
+  const { file, stats } = openRegularFileSync(path);
   try {
-    const { table } = readGgufHeader(new ByteSource(file, fstatSync(file).size), basename(path));
+    const { table } = readGgufHeader(new ByteSource(file, stats.size), basename(path));
     const { offsets, sizes } = table.columns;
     return Array.from({ length: table.count }, (_none, i) => ({
       name: table.name(i),

@@ -64,7 +64,8 @@ async function namesIn(folder: string): Promise<string[]> {
 
 async function readObject(path: string): Promise<JsonObject> {
   try {
-    if ((await stat(path)).size > MAX_LOCALE_BYTES) return new Map();
+    const stats = await stat(path);
+    if (!stats.isFile() || stats.size > MAX_LOCALE_BYTES) return new Map();
     const value = parseJson(await readFile(path, 'utf8'));
     return isJsonObject(value) ? value : new Map();
   } catch {

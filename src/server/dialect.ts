@@ -16,6 +16,8 @@ export interface Dialect {
   readonly hasMillisecondTimes: boolean;
   /** User files are sent as attachments, `user.css` excepted. */
   readonly sendsAttachments: boolean;
+  /** Routes of assets, which say that they are switched off. */
+  readonly hasAssetRoutes: boolean;
   /** Fields of object_info that came later. */
   readonly hasNewerNodeFields: boolean;
   /** `Cache-Control` of scripts, styles and index pages. */
@@ -31,6 +33,7 @@ export const DIALECTS: Readonly<Record<BridgeConfig['dialect'], Dialect>> = {
     namesPlatform: false,
     hasMillisecondTimes: false,
     sendsAttachments: false,
+    hasAssetRoutes: false,
     hasNewerNodeFields: false,
     scriptCaching: 'no-cache',
     corsMethods: 'POST, GET, DELETE, PUT, OPTIONS',
@@ -42,6 +45,7 @@ export const DIALECTS: Readonly<Record<BridgeConfig['dialect'], Dialect>> = {
     namesPlatform: true,
     hasMillisecondTimes: true,
     sendsAttachments: true,
+    hasAssetRoutes: true,
     hasNewerNodeFields: true,
     scriptCaching: 'no-store',
     corsMethods: 'POST, GET, DELETE, PUT, OPTIONS, PATCH',

@@ -30,8 +30,8 @@ export async function encodedBytesOf(image: ImageInput): Promise<Uint8Array | un
   if (image.kind === 'encoded') return image.bytes;
   if (image.kind !== 'file') return undefined;
   try {
-    const { size } = await stat(image.path);
-    return size > MAX_HASHED_FILE_BYTES ? undefined : await readFile(image.path);
+    const stats = await stat(image.path);
+    return !stats.isFile() || stats.size > MAX_HASHED_FILE_BYTES ? undefined : await readFile(image.path);
   } catch {
     return undefined; // decoding it says what is wrong
   }

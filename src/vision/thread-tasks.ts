@@ -1,7 +1,8 @@
 /** What the vision room does in the server's threads: resampling pictures, and hashing weights. */
 import { createHash } from 'node:crypto';
-import { closeSync, openSync, readSync } from 'node:fs';
+import { closeSync, readSync } from 'node:fs';
 import { ModelFormatError, messageOf } from '../common/errors.js';
+import { openRegularFileSync } from '../common/regular-file.js';
 import { requireFinite, resampleToU8, type Resampling } from '../image/index.js';
 import { elementCount, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 
@@ -48,7 +49,7 @@ export function hashFiles(paths: readonly string[]): string {
   const chunk = new Uint8Array(CHUNK_BYTES);
   for (const path of paths) {
     try {
-      const file = openSync(path, 'r');
+      const { file } = openRegularFileSync(path);
       try {
         for (let read = readSync(file, chunk); read > 0; read = readSync(file, chunk)) {
           hash.update(chunk.subarray(0, read));

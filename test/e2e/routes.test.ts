@@ -240,6 +240,23 @@ describe('the front end', () => {
       expect((await raw(served.url + path)).status).toBe(404);
   });
 
+  it('is told of no templates where their package is missing, and of its own where it brings them', async () => {
+    const root = join(started.tree.root, 'web-alone');
+    await mkdir(root, { recursive: true });
+    await writeFile(join(root, 'index.html'), '');
+    await using served = await startTestBridge({ frontEndRoot: root });
+    const list = `${served.url}/templates/index.json`;
+    expect(await (await fetch(list)).json()).toEqual([]);
+    await mkdir(join(root, 'templates'));
+    await writeFile(join(root, 'templates', 'index.json'), '[{"moduleName": "own"}]');
+    expect(await (await fetch(list)).json()).toEqual([{ moduleName: 'own' }]);
+    expect((await ask('/templates/index.json')).status).toBe(404); // without a front end nobody asks
+  });
+
+  it('does not ask the internet for releases of ComfyUI: no paid nodes are served', async () => {
+    expect(await json('/system_stats')).toMatchObject({ system: { argv: ['vision-bridge', '--disable-api-nodes'] } });
+  });
+
   it('is found in the Python environment of the ComfyUI', async () => {
     const { tree } = started;
     const site = join(tree.root, 'venv', 'lib', 'python3.12', 'site-packages', 'comfyui_frontend_package', 'static');
@@ -274,6 +291,25 @@ describe('logs', () => {
 });
 
 describe('the newer dialect', () => {
+  it('says of assets that they are switched off; the older one knows no such route', async () => {
+    await using newer = await startTestBridge({ dialect: 'latest' });
+    for (const [method, path] of [
+      ['GET', '/api/assets?limit=1'],
+      ['POST', '/api/assets'],
+      ['DELETE', '/api/assets/9f2c1f2e-0000-4000-8000-000000000000/tags'],
+      ['GET', '/api/api/tags'],
+    ] as const) {
+      const response = await fetch(newer.url + path, { method });
+      expect(response.status).toBe(503);
+      expect(await response.json()).toMatchObject({ error: { code: 'SERVICE_DISABLED', details: {} } });
+    }
+    expect((await fetch(`${newer.url}/api/assets/hash/blake3:00`, { method: 'HEAD' })).status).toBe(503);
+    expect(await (await fetch(`${newer.url}/features`)).json()).toMatchObject({
+      assets: false,
+    });
+    expect((await ask('/api/assets')).status).toBe(404);
+  });
+
   it('asks for canonical ids, names missing nodes, keeps the time of acceptance, lists jobs', async () => {
     await using newer = await startTestBridge({ dialect: 'latest' });
     const submit = async (body: unknown): Promise<{ status: number; body: Record<string, unknown> }> => {

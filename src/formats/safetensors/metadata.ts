@@ -3,9 +3,9 @@
  *
  * Source: ComfyUI 0.3.64, server.py, `/view_metadata`.
  */
-import { open } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { ModelFormatError, messageOf } from '../../common/errors.js';
+import { openRegularFile } from '../../common/regular-file.js';
 import { isJsonObject, parseJson, type JsonObject, type JsonValue } from '../../protocol/json.js';
 
 /**
@@ -19,7 +19,7 @@ export async function readSafetensorsMetadata(path: string, maxHeaderBytes: numb
       cause,
       details: { path },
     });
-  const file = await open(path);
+  const file = await openRegularFile(path);
   try {
     const prefix = Buffer.alloc(8);
     if ((await file.read(prefix, 0, 8, 0)).bytesRead < 8) throw invalid('it is too short for a header');

@@ -1,6 +1,7 @@
 /** PyTorch's archives (since 1.6): a pickle that describes the tensors, and an entry for every storage. */
 import type { FileHandle } from 'node:fs/promises';
-import { PickleMachine, PickleProblem } from '../pickle/machine.js';
+import { PickleMachine } from '../pickle/machine.js';
+import { PickleProblem } from '../pickle/problem.js';
 import type { OpaqueValue, PickledStorage, PickleValue } from '../pickle/values.js';
 import { MAX_PICKLE_BYTES } from './pickle-run.js';
 import type { PickledFile, StoragePlaces } from './pickled-file.js';

@@ -12,7 +12,7 @@ import type { Shape } from '../../tensor/tensor.js';
 import { readRange, withFile } from '../file-access.js';
 import { stampOf, type ModelHeader, type StridedTensorInfo, type TensorInfo } from '../model-header.js';
 import { judgeImport, type PickleImport } from '../pickle/imports.js';
-import { PickleProblem } from '../pickle/machine.js';
+import { PickleProblem } from '../pickle/problem.js';
 import type { TensorPlace } from '../pickle/values.js';
 import { readArchive } from './archive.js';
 import { readLegacy } from './legacy.js';

@@ -5,7 +5,7 @@
  */
 import type { FileHandle } from 'node:fs/promises';
 import { readRange } from '../file-access.js';
-import { PickleProblem } from '../pickle/machine.js';
+import { PickleProblem } from '../pickle/problem.js';
 import { PickledStorage, PickleDict, PickleList, type OpaqueValue, type PickleValue } from '../pickle/values.js';
 import { DTYPE_BYTES } from './dtypes.js';
 import { PickleRun } from './pickle-run.js';

@@ -1,7 +1,8 @@
 /** Pickles in a file, one after the other, of which only the beginning may be pickles. */
 import type { FileHandle } from 'node:fs/promises';
 import { readRange } from '../file-access.js';
-import { PickleEndedEarly, PickleMachine, PickleProblem, type PickleWorld } from '../pickle/machine.js';
+import { PickleMachine, type PickleWorld } from '../pickle/machine.js';
+import { PickleEndedEarly, PickleProblem } from '../pickle/problem.js';
 import type { PickleValue } from '../pickle/values.js';
 
 /** The pickles of a checkpoint of many thousand tensors have a few megabytes. */

@@ -1,5 +1,5 @@
 /** The table of tensors in what a pickle describes, found as ComfyUI finds it. */
-import { PickleProblem } from '../pickle/machine.js';
+import { PickleProblem } from '../pickle/problem.js';
 import {
   describeValue,
   OpaqueValue,

@@ -6,7 +6,8 @@
  * Source: torch/_utils.py and torch/serialization.py, arguments of the `_rebuild_…` functions and of persistent ids.
  */
 import { storageName } from '../pickle/imports.js';
-import { PickleProblem, type PickleWorld } from '../pickle/machine.js';
+import type { PickleWorld } from '../pickle/machine.js';
+import { PickleProblem } from '../pickle/problem.js';
 import {
   describeValue,
   ImportedName,

@@ -79,7 +79,11 @@ export function walkModels(root: string, excluded: readonly string[], { onFiles,
           const key = `${stats.dev}:${stats.ino}`;
           if (ancestors.includes(key)) problems.push(`${full} leads back to a folder above it; it is walked once`);
           else enter(full, `${prefix}${entry.name}/`, [...ancestors, key]);
-        } else if (stats.isFile() && MODEL_ENDINGS.has(extname(entry.name).toLowerCase())) {
+        } else if (!MODEL_ENDINGS.has(extname(entry.name).toLowerCase())) {
+          continue;
+        } else if (!stats.isFile()) {
+          problems.push(`${full} is a pipe, a socket or a device, not a file`);
+        } else {
           names.push(prefix + entry.name);
           numbers.push(stats.dev, stats.ino, stats.size, stats.mtimeMs, stats.nlink, stats.blocks);
           if (names.length === FILES_PER_PART) tell();

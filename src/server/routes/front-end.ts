@@ -3,7 +3,7 @@
  *
  * Files are served from the front end's own folders only.
  */
-import { readdir } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join, relative, sep } from 'node:path';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { resolveInside } from '../../paths/index.js';
@@ -42,6 +42,14 @@ export function registerFrontEndRoutes(app: FastifyInstance, context: ServerCont
   app.get('/', index);
   app.get('/api/', index);
 
+  if (frontEnd.root !== undefined && !frontEnd.mounts.has('/templates')) {
+    // Where the package of templates is missing, a front end that is told 404 shows its first dialog waiting for ever.
+    const own = join(frontEnd.root, 'templates', 'index.json');
+    app.get('/templates/index.json', async (request, reply) =>
+      (await isFile(own)) ? sendFile(reply, request, own, { isProgram: true }) : sendJson(reply, []),
+    );
+  }
+
   app.get('/api/workflow_templates/:pack/:file', async (request, reply) => {
     const roots = bridge.paths.folders('custom_nodes').map(({ path }) => path);
     for (const folder of await templateFolders(roots, pathText(request, 'pack'))) {
@@ -62,6 +70,10 @@ export function frontEndFile({ root: mainRoot, mounts }: ServerContext['frontEnd
   const root = mount?.[1] ?? mainRoot;
   if (root === undefined) return undefined;
   return resolveInside(root, `.${mount === undefined ? path : path.slice(mount[0].length)}`);
+}
+
+async function isFile(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined))?.isFile() === true;
 }
 
 function decodedPath(url: string): string | undefined {

@@ -1,6 +1,7 @@
 /** The table of route groups. ComfyUI's routes exist twice: at `/x` and at `/api/x`. */
 import type { FastifyInstance } from 'fastify';
 import type { ServerContext } from '../context.js';
+import { registerAssetRoutes } from './assets.js';
 import { registerBridgeRoutes } from './bridge.js';
 import { registerEncodeRoute } from './encode.js';
 import { registerFrontEndRoutes, registerStartUpRoutes } from './front-end.js';
@@ -27,8 +28,9 @@ export function registerRoutes(app: FastifyInstance, context: ServerContext): vo
     registerUserRoutes(app, context, prefix);
     registerUserdataRoutes(app, context, prefix);
     registerStartUpRoutes(app, context, prefix);
-    // ComfyUI registers them as /api/jobs, and so a second time below /api.
+    // ComfyUI registers these as /api/…, and so a second time below /api.
     registerJobRoutes(app, context, `${prefix}/api`);
+    registerAssetRoutes(app, context, `${prefix}/api`);
   }
   registerInternalRoutes(app, context);
   registerFrontEndRoutes(app, context);

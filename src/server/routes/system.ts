@@ -6,6 +6,12 @@ import type { Jsonable } from '../../protocol/json.js';
 import type { ServerContext } from '../context.js';
 import { sendJson } from '../reply.js';
 
+/**
+ * ComfyUI's arguments. No paid node is served here, and front ends that read so do not ask the internet for news of
+ * ComfyUI's releases.
+ */
+const ARGUMENTS = ['vision-bridge', '--disable-api-nodes'];
+
 /** What the websocket handshake and `/features` tell. */
 export function serverFeatures({ config }: Bridge): Jsonable {
   const features = { supports_preview_metadata: true, max_upload_size: config.maxUploadSize * 1024 * 1024 };
@@ -31,7 +37,7 @@ export function registerSystemRoutes(app: FastifyInstance, { bridge, dialect }: 
         python_version: '',
         pytorch_version: '',
         embedded_python: false,
-        argv: ['vision-bridge'],
+        argv: ARGUMENTS,
       },
       // The engine runs on the CPU; its memory is the machine's.
       devices: [
