@@ -32,6 +32,8 @@ export interface VisionServices extends AsyncDisposable {
   readonly store: () => Promise<Store>;
   /** What is remembered between runs; features where they are kept. */
   readonly memory: () => Promise<Pick<Store, 'fileHashes'> & Partial<Pick<Store, 'features'>>>;
+  /** Folder of the int8 forms. */
+  readonly quantizedDirectory: string;
   readonly logger: Logger;
 }
 
@@ -44,6 +46,7 @@ export function createVisionServices(options: VisionServicesOptions): VisionServ
   const inference = new InferenceProcess({ entry, idleReleaseMs, maxPendingCalls, logger });
   const quantizing = new InferenceProcess({ entry, idleReleaseMs: QUANTIZER_IDLE_MS, maxPendingCalls, logger });
   const threads = new ThreadPool(THREAD_ENTRY);
+  const quantizedDirectory = join(dataDirectory, 'quantized');
   let opened: Promise<Store> | undefined;
   const store = (): Promise<Store> => (opened ??= openStore({ directory: dataDirectory, maxFeatureBytes, logger }));
   const memory: VisionServices['memory'] = async () => {
@@ -53,7 +56,7 @@ export function createVisionServices(options: VisionServicesOptions): VisionServ
   const engine = new VisionEngine({
     inference,
     threads,
-    quantizer: new Quantizer({ directory: join(dataDirectory, 'quantized'), process: quantizing, logger }),
+    quantizer: new Quantizer({ directory: quantizedDirectory, process: quantizing, logger }),
     memory,
     logger,
     maxPending: maxPendingCalls,
@@ -66,6 +69,7 @@ export function createVisionServices(options: VisionServicesOptions): VisionServ
     threads,
     store,
     memory,
+    quantizedDirectory,
     logger,
     async [Symbol.asyncDispose]() {
       await quantizing[Symbol.asyncDispose]();

@@ -10,15 +10,9 @@ from comfy_api.latest import io
 from .file_choices import file_identity, list_files
 from .node_call import call_node
 from .remote_clip_vision import RemoteClipVision
-from .remote_nodes import read_descriptions
+from .remote_nodes import precisions
 
 MODELS = {"kind": "models", "folder": "clip_vision"}
-
-
-def precisions() -> list[str]:
-    """What the bridge can compute with, as its own encode node offers it."""
-    encode = next(node for node in read_descriptions() if node["class_type"] == "VisionBridgeEncode")
-    return next(entry["choices"] for entry in encode["inputs"] if entry["name"] == "precision")
 
 
 class VisionBridgeCLIPVisionLoader(io.ComfyNode):

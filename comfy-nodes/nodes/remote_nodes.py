@@ -27,6 +27,12 @@ def read_descriptions() -> list[Description]:
     return document["nodes"]
 
 
+def precisions() -> list[str]:
+    """What the bridge can compute with, as its own encode node offers it."""
+    encode = next(node for node in read_descriptions() if node["class_type"] == "VisionBridgeEncode")
+    return next(entry["choices"] for entry in encode["inputs"] if entry["name"] == "precision")
+
+
 def build_remote_nodes() -> list[type[io.ComfyNode]]:
     """One class per node."""
     return [build_remote_node(description) for description in read_descriptions()]

@@ -3,6 +3,7 @@
  *
  * Nothing heavy happens here: opening reads a header, projecting is one call to the inference process.
  */
+import { abortable } from '../common/abort.js';
 import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/errors.js';
 import { readModelHeader } from '../formats/index.js';
 import type { Device, InferenceProcess, Progress } from '../runtime/index.js';
@@ -11,6 +12,7 @@ import { joinBatch, type Precision, type VisionModel } from '../vision/index.js'
 import type { ProjectionInput } from './families/index.js';
 import { unreadRows, type AdapterFeatures } from './feature-rows.js';
 import { keysName, valuesName } from './graph.js';
+import { keptPlace } from './kept-projection.js';
 import { resolveAdapter, type AdapterOptions, type IPAdapterModel } from './model.js';
 import type { NoiseOptions } from './noise.js';
 import { PROJECT_OPERATION, type ProjectInputs, type ProjectReply, type ProjectRequest } from './operation.js';
@@ -38,11 +40,17 @@ export interface ProjectOptions {
   readonly onProgress?: ((progress: Progress) => void) | undefined;
 }
 
+/** What adapters remember, and with what. */
+interface AdapterMemory extends TokenMemory {
+  /** A folder of ours for rounded projections; made if missing. Without it they are made at every start. */
+  readonly quantizedDirectory?: string;
+}
+
 /** Pictures of one call at most. */
 const MAX_ROWS = 4096;
 
 /** What one call to the inference process is asked for, beside the rows themselves. */
-type ProjectSettings = Omit<ProjectRequest, 'inputs' | 'tokens' | 'layers'>;
+type ProjectSettings = Omit<ProjectRequest, 'inputs' | 'tokens' | 'layers' | 'kept'>;
 
 /** Rows of features, and what is known of them. */
 interface NamedRows {
@@ -67,11 +75,13 @@ interface CallOptions {
 
 export class AdapterEngine {
   readonly #inference: InferenceProcess;
+  readonly #memory: AdapterMemory | undefined;
   readonly #cache: TokenCache | undefined;
 
-  /** @param memory Where tokens are kept; without it, every call projects anew. */
-  constructor(inference: InferenceProcess, memory?: TokenMemory) {
+  /** @param memory Where tokens and rounded projections are kept; without it, every call and every start makes them anew. */
+  constructor(inference: InferenceProcess, memory?: AdapterMemory) {
     this.#inference = inference;
+    this.#memory = memory;
     this.#cache = memory === undefined ? undefined : new TokenCache(memory);
   }
 
@@ -136,17 +146,25 @@ export class AdapterEngine {
    */
   async #projectDistinct(
     model: IPAdapterModel,
-    { hashes: all, inputs, kept }: NamedRows,
+    { hashes: all, inputs, kept: known }: NamedRows,
     layers: readonly number[],
     { settings, shelf, options }: ProjectContext,
   ): Promise<Omit<ProjectReply, 'stamp'>> {
     const hashes = [...new Set(all)];
-    const found = new Map(kept);
+    const found = new Map(known);
     const missing = hashes.filter((hash) => !found.has(hash));
     const isNew = missing.length === hashes.length;
     if (missing.length > 0) {
-      const request = { ...settings, inputs: pickRows(inputs, all, missing), layers: isNew ? layers : [] };
+      const kept = settings.isInt8 ? await abortable(this.#keptPlace(model), options.signal) : {};
+      const request = { ...settings, ...kept, inputs: pickRows(inputs, all, missing), layers: isNew ? layers : [] };
       const made = await this.#call(request, options);
+      if (made.keepingError !== undefined) {
+        const reason = made.keepingError;
+        this.#memory?.logger.warn(
+          { reason },
+          'the int8 form of this projection is not kept: it is made at every start',
+        );
+      }
       missing.forEach((hash, i) => {
         const own = rowAt(made.tokens, i);
         found.set(hash, own);
@@ -158,6 +176,15 @@ export class AdapterEngine {
     const tokens = stack(hashes.map((hash) => found.get(hash)));
     if (layers.length === 0) return { tokens, keyValues: {} };
     return this.#call({ ...settings, tokens, layers }, options);
+  }
+
+  /** Where the rounded form of a resampler is kept. */
+  async #keptPlace(model: IPAdapterModel): Promise<Pick<ProjectRequest, 'kept'>> {
+    const directory = this.#memory?.quantizedDirectory;
+    if (directory === undefined || !['resampler', 'faceid-plus'].includes(model.projector)) return {};
+    const sha256 = await this.#cache?.weightsOf(model);
+    if (sha256 === undefined) return {};
+    return { kept: { ...keptPlace(directory, sha256, model.variant), stamp: model.stamp } };
   }
 
   async #call(request: ProjectRequest, { signal, onProgress }: CallOptions): Promise<ProjectReply> {

@@ -1,12 +1,13 @@
 /**
- * A resampler whose linear layers are whole numbers of 8 bits: made when it is loaded, and measured before it is used.
+ * A resampler whose linear layers are whole numbers of 8 bits: made when it is first loaded, measured before it is used, and
+ * kept on disk by the hash of its weights.
  *
  * Most of a projection's time goes into the layers behind layer norms; those are rounded, with the encoder's own scheme.
  * The first layer stays exact: it reads hidden states, whose few large channels would take all the levels. What comes out
  * is compared with exact arithmetic, token by token; a scheme that misses the bar gives way to the next finer one, and
  * where none reaches it the projection stays exact, which is slower and never wrong.
  */
-import { ModelFormatError } from '../common/errors.js';
+import { messageOf, ModelFormatError } from '../common/errors.js';
 import { readTensor, type ModelHeader } from '../formats/index.js';
 import { GraphBuilder, type LinearWeights } from '../onnx/index.js';
 import { Session } from '../runtime/index.js';
@@ -15,11 +16,19 @@ import { toF32 } from '../tensor/to-f32.js';
 import { quantizeMatrix } from '../vision/index.js';
 import type { ProjectionInput } from './families/index.js';
 import { buildProjectionGraph, SCALE, TOKENS } from './graph.js';
+import {
+  readKeptProjection,
+  writeKeptProjection,
+  type KeptPlace,
+  type MatrixShape,
+  type ProjectionScheme,
+  type RoundedMatrices,
+  type RoundedMatrix,
+} from './kept-projection.js';
 import type { ResolvedAdapter } from './model.js';
 import type { MatrixSource } from './weight-values.js';
 
 const SCHEMES = ['int8', 'int8x2'] as const;
-type ProjectionScheme = (typeof SCHEMES)[number] | 'exact';
 
 /** The bar of the encoders: the cosine of every token to exact arithmetic. */
 const REQUIRED_COSINE = 0.999;
@@ -38,39 +47,75 @@ interface MeasuredProjection {
   readonly scheme: ProjectionScheme;
   /** Smallest over the probes' tokens; 1 where it is exact. */
   readonly cosine: number;
+  /** Why it will be made again, where it could not be kept. */
+  readonly keepingError?: string;
 }
 
-/** Opens the projection in 8 bits, or exactly where that is not good enough or there is nothing to gain. */
+/**
+ * Opens the projection in 8 bits, or exactly where that is not good enough or there is nothing to gain.
+ *
+ * @param place Where its rounded form is kept; without one, it is made and measured every time.
+ */
 export async function openInt8Projection(
   header: ModelHeader,
   adapter: ResolvedAdapter,
   checkpoint: () => Promise<void>,
+  place?: KeptPlace,
 ): Promise<MeasuredProjection> {
-  const weightsFolder = adapter.folder;
-  const exact = await Session.create(buildProjectionGraph(adapter), { weightsFolder });
   const names = [...adapter.keys.projection.keys()].filter((name) => ROUNDED.test(name));
   const bytes = names.reduce((sum, name) => sum + sizeOf(adapter, name), 0);
-  if (names.length === 0 || bytes > MAX_INT8_BYTES) return { session: exact, scheme: 'exact', cosine: 1 };
+  if (names.length === 0 || bytes > MAX_INT8_BYTES)
+    return { session: await openExact(adapter), scheme: 'exact', cosine: 1 };
+  const kept = place === undefined ? undefined : await readKeptProjection(place, partsOf(adapter, names));
+  if (kept !== undefined) {
+    const { scheme, cosine, matrices } = kept;
+    const session = await (scheme === 'exact' ? openExact(adapter) : openRounded(adapter, matrices));
+    return { session, scheme, cosine };
+  }
+  const { matrices, ...measured } = await measure(header, adapter, names, checkpoint);
+  if (place === undefined) return measured;
+  try {
+    await writeKeptProjection(place, { scheme: measured.scheme, cosine: measured.cosine, matrices });
+    return measured;
+  } catch (error) {
+    // It was made all the same; only the next start has to make it again.
+    return { ...measured, keepingError: messageOf(error) };
+  }
+}
+
+async function measure(
+  header: ModelHeader,
+  adapter: ResolvedAdapter,
+  names: readonly string[],
+  checkpoint: () => Promise<void>,
+): Promise<Omit<MeasuredProjection, 'keepingError'> & { readonly matrices: RoundedMatrices }> {
+  const exact = await openExact(adapter);
   let isKept = false;
   try {
     const probes = probeFeeds(adapter);
     const wanted = await runAll(exact, probes);
     for (const scheme of SCHEMES) {
       await checkpoint();
-      const matrices = await readMatrices(header, adapter, names, scheme);
-      const session = await Session.create(buildProjectionGraph(adapter, { rounded: matrices }), {
-        weightsFolder,
-        isInt8: true,
-      });
+      const matrices = await roundMatrices(header, adapter, names, scheme);
+      const session = await openRounded(adapter, matrices);
       const cosine = smallestCosine(await runAll(session, probes), wanted);
-      if (cosine >= REQUIRED_COSINE) return { session, scheme, cosine };
+      if (cosine >= REQUIRED_COSINE) return { session, scheme, cosine, matrices };
       await session[Symbol.asyncDispose]();
     }
     isKept = true;
-    return { session: exact, scheme: 'exact', cosine: 1 };
+    return { session: exact, scheme: 'exact', cosine: 1, matrices: new Map() };
   } finally {
     if (!isKept) await exact[Symbol.asyncDispose]();
   }
+}
+
+async function openExact(adapter: ResolvedAdapter): Promise<Session> {
+  return Session.create(buildProjectionGraph(adapter), { weightsFolder: adapter.folder });
+}
+
+async function openRounded(adapter: ResolvedAdapter, matrices: RoundedMatrices): Promise<Session> {
+  const graph = buildProjectionGraph(adapter, { rounded: sourceOf(matrices) });
+  return Session.create(graph, { weightsFolder: adapter.folder, isInt8: true });
 }
 
 function sizeOf({ keys }: ResolvedAdapter, name: string): number {
@@ -78,29 +123,42 @@ function sizeOf({ keys }: ResolvedAdapter, name: string): number {
   return rows * columns;
 }
 
-/** Rounded matrices by the name that the graph asks for: those of keys and values come in halves. */
-async function readMatrices(
+/** Shapes of the rounded matrices by the names that the graph asks for: those of keys and values come in halves. */
+function partsOf({ keys }: ResolvedAdapter, names: readonly string[]): ReadonlyMap<string, MatrixShape> {
+  return new Map(
+    names.flatMap((name) => {
+      const [rows = 0, columns = 0] = keys.projection.get(name)?.shape ?? [];
+      const parts = name.endsWith('to_kv.weight') ? [`${name} first`, `${name} second`] : [name];
+      return parts.map((part) => [part, { rows: rows / parts.length, columns }] as const);
+    }),
+  );
+}
+
+async function roundMatrices(
   header: ModelHeader,
-  { keys }: ResolvedAdapter,
+  adapter: ResolvedAdapter,
   names: readonly string[],
   scheme: (typeof SCHEMES)[number],
-): Promise<MatrixSource> {
-  const made = new Map<string, ReturnType<typeof quantizeMatrix> & { rows: number; columns: number }>();
+): Promise<RoundedMatrices> {
+  const made = new Map<string, RoundedMatrix>();
   for (const name of names) {
-    const info = keys.projection.get(name);
+    const info = adapter.keys.projection.get(name);
     const stored = info === undefined ? undefined : toF32(await readTensor(header, info.name));
     if (stored === undefined) throw new ModelFormatError('TENSOR_MISSING', `The projection lacks ${name}.`);
-    const [rows = 0, columns = 0] = stored.shape;
-    const parts = name.endsWith('to_kv.weight') ? [`${name} first`, `${name} second`] : [name];
-    const height = rows / parts.length;
-    parts.forEach((part, i) => {
-      const data = stored.data.subarray(i * height * columns, (i + 1) * height * columns);
-      const matrix = { data, rows: height, columns };
-      made.set(part, { ...quantizeMatrix(matrix, { hasLow: scheme === 'int8x2' }), rows: height, columns });
-    });
+    let begin = 0;
+    for (const [part, { rows, columns }] of partsOf(adapter, [name])) {
+      const data = stored.data.subarray(begin, begin + rows * columns);
+      begin += rows * columns;
+      const { levels, scale, low } = quantizeMatrix({ data, rows, columns }, { hasLow: scheme === 'int8x2' });
+      made.set(part, { levels, scale, low, rows, columns });
+    }
   }
+  return made;
+}
+
+function sourceOf(matrices: RoundedMatrices): MatrixSource {
   return (g: GraphBuilder, name: string): LinearWeights | undefined => {
-    const matrix = made.get(name);
+    const matrix = matrices.get(name);
     if (matrix === undefined) return undefined;
     const { levels, scale, low, rows, columns } = matrix;
     const shape = [columns, rows];

@@ -20,6 +20,7 @@ import { joinBatch } from '../vision/index.js';
 import type { ProjectionInput } from './families/index.js';
 import { buildLayersGraph, buildProjectionGraph, keysName, SCALE, TOKENS, valuesName } from './graph.js';
 import { openInt8Projection } from './int8-projection.js';
+import type { KeptPlace } from './kept-projection.js';
 import { resolveAdapter, type ResolvedAdapter } from './model.js';
 
 /** Name under which the parent calls it. */
@@ -42,6 +43,8 @@ export interface ProjectRequest {
   readonly layers: readonly number[];
   /** Round the resampler to 8 bits, where that is measured to be good enough. */
   readonly isInt8: boolean;
+  /** Where its rounded form is kept, for the weights of this state of the file. */
+  readonly kept?: KeptPlace & { readonly stamp: string };
   readonly device: Device;
 }
 
@@ -51,6 +54,8 @@ export interface ProjectReply {
   readonly keyValues: Readonly<Record<string, F32Tensor>>;
   /** State of the file that it was made from. */
   readonly stamp: string;
+  /** Why the rounded form could not be kept. */
+  readonly keepingError?: string;
 }
 
 /** Rows per run: keeps memory flat and cancellation prompt. */
@@ -93,12 +98,18 @@ export function createProjectOperation(): Operation {
     const header = await readModelHeader(request.path);
     const adapter = resolveAdapter(header, { isFaceIdV2: request.isFaceIdV2 });
     const { model, folder: weightsFolder } = adapter;
-    const { device, inputs } = request;
+    const { device, inputs, kept } = request;
     const key = `${model.stamp} ${model.variant} ${device}`;
-    const loadProjection = async (): Promise<Session> =>
-      request.isInt8 && device === 'cpu'
-        ? (await openInt8Projection(header, adapter, () => checkpoint(call))).session
-        : Session.create((options) => buildProjectionGraph(adapter, options), { weightsFolder, device });
+    let keepingError: string | undefined;
+    const loadProjection = async (): Promise<Session> => {
+      if (!request.isInt8 || device !== 'cpu')
+        return Session.create((options) => buildProjectionGraph(adapter, options), { weightsFolder, device });
+      // What is kept is that of the weights that were hashed, and a file may have been replaced since.
+      const place = kept?.stamp === model.stamp ? kept : undefined;
+      const measured = await openInt8Projection(header, adapter, () => checkpoint(call), place);
+      ({ keepingError } = measured);
+      return measured.session;
+    };
     const tokens =
       request.tokens ??
       (await project(
@@ -121,7 +132,12 @@ export function createProjectOperation(): Operation {
         if (!isOnlyGroup) await session[Symbol.asyncDispose]();
       }
     }
-    return { tokens, keyValues, stamp: model.stamp } satisfies ProjectReply;
+    return {
+      tokens,
+      keyValues,
+      stamp: model.stamp,
+      ...(keepingError === undefined ? {} : { keepingError }),
+    } satisfies ProjectReply;
   });
 }
 

@@ -74,6 +74,13 @@ export class TokenCache {
     };
   }
 
+  /** SHA-256 of an adapter's weights, read where need be; undefined for a file that was replaced since it was opened. */
+  async weightsOf(model: IPAdapterModel): Promise<string | undefined> {
+    const { identity } = await (this.#opened ??= this.#open());
+    if ((await stampKeyOrNone(model.path)) !== model.stamp) return undefined;
+    return identity.find(model);
+  }
+
   async #open(): Promise<{ identity: WeightsIdentity; features: FeatureMemory | undefined }> {
     const { fileHashes, features } = await this.#parts.memory();
     return { identity: new WeightsIdentity(fileHashes, this.#parts.threads), features };

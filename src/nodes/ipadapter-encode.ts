@@ -13,6 +13,7 @@ import {
   optionalNumber,
   optionalText,
 } from './ipadapter-values.js';
+import { precisionInput, PRECISIONS } from './precision.js';
 import type { NodeServices } from './services.js';
 import { choiceInput, imageInput } from './values.js';
 
@@ -62,6 +63,13 @@ export function createIPAdapterEncode({ ipadapter }: NodeServices): NodeDefiniti
         options: { default: 'first', tooltip: 'first: the best score, as IPAdapter_plus takes it.' },
       },
       { name: 'face_index', type: 'INT', optional: true, options: { default: 0, min: 0, max: MAX_FACES } },
+      {
+        name: 'precision',
+        type: 'COMBO',
+        optional: true,
+        choices: () => [...PRECISIONS],
+        options: { default: 'comfy', tooltip: "comfy gives ComfyUI's numbers, fp32 uses the weights as stored." },
+      },
     ],
     outputs: [{ type: EMBEDS, name: 'embeds' }],
     async execute(inputs, { signal }) {
@@ -77,6 +85,7 @@ export function createIPAdapterEncode({ ipadapter }: NodeServices): NodeDefiniti
         tiles: optionalNumber(inputs, 'tiles', 1),
         ratio: optionalNumber(inputs, 'tiles_ratio', 1),
         face: faceOf(inputs),
+        precision: inputs['precision'] === undefined ? 'comfy' : precisionInput(inputs, 'precision'),
         signal,
       });
       return { outputs: [embeds] };

@@ -4,7 +4,7 @@ import type { AdapterFacts, ModelKind, VisionFacts } from './classify/facts.js';
 import type { FileStat, ModelFormat, ModelReading, ModelStatus, PickleFacts } from './read-model.js';
 
 /** Raised when rows or details change their form or the rules their answers: files are then read again. */
-export const INDEX_VERSION = 2;
+export const INDEX_VERSION = 3;
 
 export interface ModelRow {
   readonly status: ModelStatus;

@@ -291,6 +291,41 @@ class Nodes(Close):
         )
         self.assertGreater((first - twice).abs().max().item(), 1e-4)
 
+    def test_encoding_and_applying_send_the_precision_that_was_chosen(self) -> None:
+        picture = torch.rand(1, 60, 70, 3, generator=torch.Generator().manual_seed(4))
+        given = {"ipadapter": self.adapter, "image": picture, "weight": 1.0, "combine_embeds": "concat"}
+        made = {
+            name: run("VisionBridgeIPAdapterEncode", **given, **({} if name == "none" else {"precision": name}))[0]
+            for name in ("none", "comfy", "fp32", "int8")
+        }
+        chosen = {name: embeds.descriptor["provenance"]["settings"]["precision"] for name, embeds in made.items()}
+        self.assertEqual(chosen, {"none": "comfy", "comfy": "comfy", "fp32": "fp32", "int8": "int8"})
+        exact, rounded = (values.to_tensor(made[name].tensors["cond.image"]) for name in ("fp32", "int8"))
+        self.assertGreater((exact - rounded).abs().max().item(), 0)
+        sent = []
+        send = apply.client.send_async
+
+        async def listen(request: object, on_wait: object) -> object:
+            sent.append(request.query.get("precision"))
+            return await send(request, on_wait)
+
+        apply.client.send_async = listen
+        try:
+            self.apply()
+            self.apply(precision="int8")
+        finally:
+            del apply.client.send_async
+        self.assertEqual([precision for precision in sent if precision], ["comfy", "int8"])
+        with self.assertRaises(BridgeError) as refused:
+            self.apply(precision="int4")
+        self.assertEqual(refused.exception.code, "INVALID_REQUEST")
+
+    def test_both_nodes_offer_the_precisions_of_the_bridge(self) -> None:
+        for node in ("VisionBridgeIPAdapterEncode", "VisionBridgeIPAdapterApply"):
+            entry = NODES[node].define_schema().inputs[-1]
+            options = entry.options["options"] if isinstance(entry.options, dict) else entry.options
+            self.assertEqual([entry.id, options], ["precision", ["comfy", "fp32", "int8"]])
+
     def test_the_model_gets_keys_and_values_of_the_bridge_with_and_without_an_unconditional_part(self) -> None:
         model = new_model()
         patched = replaced(self.apply(model))

@@ -2,6 +2,7 @@
 import { writeFile } from 'node:fs/promises';
 import { base } from '../../src/adapter/families/base.js';
 import type { AdapterFamily, ProjectionSizes } from '../../src/adapter/families/index.js';
+import { faceidPlus } from '../../src/adapter/families/faceid-plus.js';
 import { resampler } from '../../src/adapter/families/resampler.js';
 import { serializeSafetensors } from '../../src/formats/index.js';
 import { f32ToF16Bits } from '../../src/tensor/float16.js';
@@ -10,10 +11,21 @@ import { seededRandom } from './random.js';
 
 /** Widths of SD1.5's cross-attentions in the order of the layers. */
 const SD15_BLOCKS = [320, 320, 640, 640, 1280, 1280, 1280, 1280, 1280, 640, 640, 640, 320, 320, 320, 1280];
+/** Those of SDXL and Kolors: input blocks of depth 2, 2, 10 and 10, output blocks of 10, 10, 10, 2, 2 and 2, the middle. */
+const SDXL_BLOCKS: readonly number[] = [
+  [640, 4],
+  [1280, 50],
+  [640, 6],
+  [1280, 10],
+].flatMap(([width = 0, count = 0]) => new Array<number>(count).fill(width));
 
 interface RandomAdapter {
   readonly family: AdapterFamily;
   readonly sizes: ProjectionSizes;
+  /** Widths of the layers; default those of SD1.5. */
+  readonly blocks?: readonly number[];
+  /** What the layers read, where it is another width than that of the tokens. */
+  readonly layerContextWidth?: number;
 }
 
 /** `ip-adapter_sd15` and `ip-adapter-plus_sd15`, in their true sizes. */
@@ -31,7 +43,39 @@ export const TRUE_SIZES = {
   },
 } as const satisfies Record<string, RandomAdapter>;
 
-export async function writeRandomAdapter(path: string, { family, sizes }: RandomAdapter): Promise<void> {
+/** FaceID-plus for Kolors: published with a resampler of depth 4 and feed-forward layers of 16384. */
+export const KOLORS_FACEID = {
+  family: faceidPlus,
+  sizes: {
+    tokens: 6,
+    contextWidth: 4096,
+    innerWidth: 4096,
+    imageWidth: 1024,
+    faceWidth: 512,
+    hiddenWidth: 1024,
+    resampler: { width: 4096, heads: 64, depth: 4, hiddenWidth: 16_384 },
+  },
+  blocks: SDXL_BLOCKS,
+  layerContextWidth: 2048,
+} as const satisfies RandomAdapter;
+
+/** Shapes of all tensors, by name. */
+export function adapterShapes({
+  family,
+  sizes,
+  blocks = SD15_BLOCKS,
+  layerContextWidth = sizes.contextWidth,
+}: RandomAdapter): Map<string, Shape> {
+  const shapes = new Map<string, Shape>();
+  for (const [name, shape] of family.needs(sizes)) shapes.set(`image_proj.${name}`, shape);
+  blocks.forEach((width, i) => {
+    for (const part of ['to_k_ip', 'to_v_ip'])
+      shapes.set(`ip_adapter.${2 * i + 1}.${part}.weight`, [width, layerContextWidth]);
+  });
+  return shapes;
+}
+
+export async function writeRandomAdapter(path: string, adapter: RandomAdapter): Promise<void> {
   const random = seededRandom(7);
   const pool = Uint16Array.from({ length: 1 << 16 }, () => f32ToF16Bits(random() - 0.5));
   const tensors: Record<string, Tensor> = {};
@@ -42,10 +86,6 @@ export async function writeRandomAdapter(path: string, { family, sizes }: Random
       data.set(pool.subarray(0, data.length - begin), begin);
     tensors[name] = { dtype: 'F16', shape, data };
   };
-  for (const [name, shape] of family.needs(sizes)) add(`image_proj.${name}`, shape);
-  SD15_BLOCKS.forEach((width, i) => {
-    for (const part of ['to_k_ip', 'to_v_ip'])
-      add(`ip_adapter.${2 * i + 1}.${part}.weight`, [width, sizes.contextWidth]);
-  });
+  for (const [name, shape] of adapterShapes(adapter)) add(name, shape);
   await writeFile(path, serializeSafetensors(tensors));
 }

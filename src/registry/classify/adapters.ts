@@ -12,6 +12,8 @@ type Found = Pick<TableFacts, 'baseModel' | 'variant' | 'adapter'>;
 const CONTEXT_BASES: Readonly<Record<number, string>> = { 768: 'sd15', 1024: 'sd21', 2048: 'sdxl' };
 /** Kolors: an SDXL U-Net whose adapters see the 336-pixel encoder's hidden states of 1024. */
 const KOLORS_INPUT_WIDTH = 1024;
+/** Its FaceID-plus resamples as wide as its text encoder's states; those of other base models are as wide as their context. */
+const KOLORS_FACEID_WIDTH = 4096;
 
 /** An IP-Adapter, its names beginning with `image_proj.` and `ip_adapter.`. */
 export function describeIpAdapter(keys: Keys): Found {
@@ -19,7 +21,10 @@ export function describeIpAdapter(keys: Keys): Found {
   const layers = keys.hasBelow('ip_adapter.') ? keys.below('ip_adapter.') : keys.below('adapter_modules.');
   const context = layers.side('1.to_k_ip.weight', 1) ?? contextOf(layers);
   const adapter = projectorOf(projection, layers);
-  const isKolors = context === 2048 && adapter.projector === 'plus' && adapter.inputWidth === KOLORS_INPUT_WIDTH;
+  const isKolors =
+    adapter.projector === 'faceid-plus'
+      ? projection.side('perceiver_resampler.layers.0.0.to_out.weight', 0) === KOLORS_FACEID_WIDTH
+      : context === 2048 && adapter.projector === 'plus' && adapter.inputWidth === KOLORS_INPUT_WIDTH;
   const baseModel = isKolors ? 'kolors' : context === undefined ? undefined : CONTEXT_BASES[context];
   return { adapter, variant: adapter.projector, ...(baseModel === undefined ? {} : { baseModel }) };
 }

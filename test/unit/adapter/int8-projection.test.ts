@@ -1,14 +1,16 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { resolveAdapter } from '../../../src/adapter/index.js';
+import { AdapterEngine, resolveAdapter } from '../../../src/adapter/index.js';
 import { buildProjectionGraph, TOKENS } from '../../../src/adapter/graph.js';
 import { openInt8Projection } from '../../../src/adapter/int8-projection.js';
+import { keptPlace, type KeptPlace } from '../../../src/adapter/kept-projection.js';
 import { readModelHeader, serializeSafetensors } from '../../../src/formats/index.js';
 import { Session } from '../../../src/runtime/index.js';
 import { f32Tensor, type F32Tensor, type Tensor } from '../../../src/tensor/tensor.js';
 import { cosineDistance } from '../../support/compare.js';
+import { startEngine } from '../../support/inference.js';
 import { seededRandom } from '../../support/random.js';
 
 const folder = await mkdtemp(join(tmpdir(), 'vision-bridge-int8-'));
@@ -99,5 +101,92 @@ describe('a resampler in 8 bits', () => {
     const measured = await openInt8Projection(header, resolveAdapter(header), checkpoint);
     await measured.session[Symbol.asyncDispose]();
     expect(measured).toMatchObject({ scheme: 'exact', cosine: 1 });
+  });
+});
+
+describe('what was rounded and measured', () => {
+  const states = { hidden_states: noise([1, 50, 160], 2) };
+  const sha256 = 'a'.repeat(64);
+
+  async function tokensOf(
+    path: string,
+    place: KeptPlace,
+  ): Promise<{ scheme: string; cosine: number; keepingError: string | undefined; tokens: Buffer }> {
+    const header = await readModelHeader(path);
+    const measured = await openInt8Projection(header, resolveAdapter(header), checkpoint, place);
+    await using session = measured.session;
+    const { scheme, cosine, keepingError } = measured;
+    const { data } = (await session.run(states, [TOKENS])).get(TOKENS) ?? noise([1], 1);
+    return { scheme, cosine, keepingError, tokens: Buffer.from(data.slice().buffer) };
+  }
+
+  it.each([
+    ['in one term', () => 1],
+    ['in two terms, or exact', (i: number) => (i % 40 === 0 ? 120 : 1)],
+  ])('is kept, and used again to the bit: %s', async (name, gain) => {
+    const path = await writeResampler(`${name}.safetensors`, gain);
+    const place = keptPlace(join(folder, 'kept', name), sha256, 'plus');
+    const made = await tokensOf(path, place);
+    const { mtimeMs, ino } = await stat(place.path);
+    const again = await tokensOf(path, place);
+    expect(again).toEqual(made);
+    expect(await stat(place.path)).toMatchObject({ mtimeMs, ino });
+    expect(await readdir(join(folder, 'kept', name))).toHaveLength(1);
+  });
+
+  it('is made anew where the file is cut short, changed, garbage, or of other weights', async () => {
+    const path = await writeResampler('anew.safetensors', () => 1);
+    const place = keptPlace(join(folder, 'anew'), sha256, 'plus');
+    const made = await tokensOf(path, place);
+    const whole = await readFile(place.path);
+    const flipped = Uint8Array.from(whole);
+    flipped[whole.length - 1] = (whole.at(-1) ?? 0) ^ 1;
+    const broken: Record<string, Uint8Array> = {
+      'cut short': whole.subarray(0, whole.length - 100),
+      'a flipped bit': flipped,
+      garbage: Uint8Array.of(1, 2, 3),
+      nothing: new Uint8Array(0),
+      'of other weights': Buffer.from(whole.toString('latin1').replaceAll(sha256, 'b'.repeat(64)), 'latin1'),
+      'without a description': serializeSafetensors({ x: noise([1], 1) }),
+    };
+    for (const [what, bytes] of Object.entries(broken)) {
+      await writeFile(place.path, bytes);
+      const again = await tokensOf(path, place);
+      expect(again.tokens.equals(made.tokens), what).toBe(true);
+      expect((await readFile(place.path)).equals(whole), what).toBe(true);
+    }
+    expect(await readdir(join(folder, 'anew'))).toHaveLength(1);
+  });
+
+  it('is used all the same where it cannot be kept, and the reason is told', async () => {
+    const path = await writeResampler('unkept.safetensors', () => 1);
+    const file = join(folder, 'a-file-in-the-way');
+    await writeFile(file, '');
+    const found = await tokensOf(path, keptPlace(join(file, 'kept'), sha256, 'plus'));
+    expect(found.scheme).toBe('int8');
+    expect(found.keepingError).toMatch(/ENOTDIR|EEXIST|ENOENT/);
+  });
+
+  it('is kept by the hash of the weights in the data folder, and found there by the next start', async () => {
+    const path = await writeResampler('started.safetensors', () => 1);
+    const dataDirectory = join(folder, 'data');
+    const project = async (): Promise<Buffer> => {
+      await using services = startEngine({ dataDirectory });
+      const engine = new AdapterEngine(services.inference, services);
+      const { tokens } = await engine.project(
+        await engine.open(path),
+        { image: states.hidden_states },
+        { precision: 'int8' },
+      );
+      return Buffer.from(tokens.data.slice().buffer);
+    };
+    const made = await project();
+    const [name, ...more] = await readdir(join(dataDirectory, 'quantized'));
+    expect(name).toMatch(/^[0-9a-f]{64}-plus-projection-v1\.safetensors$/);
+    expect(more).toEqual([]);
+    const kept = join(dataDirectory, 'quantized', name ?? '');
+    const { mtimeMs } = await stat(kept);
+    expect((await project()).equals(made)).toBe(true);
+    expect((await stat(kept)).mtimeMs).toBe(mtimeMs);
   });
 });

@@ -7,7 +7,7 @@ import type { AdapterFamily, ProjectionSizes } from '../../../src/adapter/famili
 import { resampler } from '../../../src/adapter/families/resampler.js';
 import type { ModelHeader, TensorInfo } from '../../../src/formats/index.js';
 import { elementCount, type Shape } from '../../../src/tensor/tensor.js';
-import { TRUE_SIZES } from '../../support/random-adapter.js';
+import { adapterShapes, KOLORS_FACEID, TRUE_SIZES } from '../../support/random-adapter.js';
 
 interface Parts {
   readonly projection: Map<string, Shape>;
@@ -102,6 +102,50 @@ describe('an adapter is recognised', () => {
     const { model } = resolveAdapter(headerOf(partsOf(resampler, sizes)));
     expect(model).toMatchObject({ variant: 'faceid_portrait_unnorm', face: { isNormed: false } });
     expect(model.encoder).toBeUndefined();
+  });
+});
+
+describe('FaceID-plus for Kolors, in the sizes of the published file', () => {
+  const parts = (): Parts => {
+    const [projection, attention] = [new Map<string, Shape>(), new Map<string, Shape>()];
+    for (const [name, shape] of adapterShapes(KOLORS_FACEID)) {
+      const isLayer = name.startsWith('ip_adapter.');
+      (isLayer ? attention : projection).set(name.slice(name.indexOf('.') + 1), shape);
+    }
+    return { projection, attention };
+  };
+
+  it('is known by its resampler of 4096, without LoRA matrices and whatever its path says', () => {
+    const { model } = resolveAdapter(headerOf(parts()));
+    expect(model).toMatchObject({
+      variant: 'faceid_plus_v2',
+      label: 'IP-Adapter FaceID-plus v2 for Kolors',
+      baseModel: 'kolors',
+      tokens: 6,
+      tokenWidth: 4096,
+      contextWidth: 2048,
+      hasLora: false,
+      encoder: { output: 'penultimate_hidden_states', width: 1024, imageSize: 336 },
+      face: { width: 512, isNormed: true, cropSize: 336 },
+    });
+  });
+
+  it('has the 70 layers of SDXL under odd numbers, which is how IPAdapter_plus counts them', () => {
+    const { model, keys } = resolveAdapter(headerOf(parts()));
+    expect(model.layers).toEqual(Array.from({ length: 70 }, (_none, i) => 2 * i + 1));
+    for (const [layer, width] of [
+      [1, 640],
+      [7, 640],
+      [9, 1280],
+      [107, 1280],
+      [109, 640],
+      [119, 640],
+      [121, 1280],
+      [139, 1280],
+    ] as const) {
+      expect(keys.attention.get(`${layer}.to_k_ip.weight`)?.shape, `${layer}`).toEqual([width, 2048]);
+      expect(keys.attention.get(`${layer}.to_v_ip.weight`)?.shape, `${layer}`).toEqual([width, 2048]);
+    }
   });
 });
 

@@ -7,6 +7,7 @@ import { encodePng } from '../../../src/image/index.js';
 import { parseJson, writeJson } from '../../../src/protocol/json.js';
 import { f32Tensor } from '../../../src/tensor/tensor.js';
 import { CLIP_G, CLIP_H, CLIP_L, ipAdapter, kohyaLora, writeSparseModel } from '../../support/model-files.js';
+import { adapterShapes, KOLORS_FACEID } from '../../support/random-adapter.js';
 import { makeTestRegistry, type TestRegistry } from '../../support/registry.js';
 
 let tree: TestRegistry;
@@ -46,6 +47,26 @@ describe('pairing', () => {
       ['c.safetensors', 'sdxl', 'CLIP-bigG', 'clip_vision_h.safetensors'],
       ['d.safetensors', 'sdxl', 'CLIP-H', 'vit-g.safetensors'],
       ['e.safetensors', 'sd15', 'ArcFace (insightface)', undefined],
+    ]);
+  });
+
+  it('knows FaceID-plus for Kolors by its resampler, whatever its context says, and wants the encoder of 336 pixels', async () => {
+    await using own = await makeTestRegistry();
+    await writeSparseModel(
+      join(own.models, 'ipadapter/a.safetensors'),
+      Object.fromEntries(adapterShapes(KOLORS_FACEID)),
+    );
+    await own.registry.scan();
+    expect(
+      pairModels(own.registry.entries()).map(({ adapter, need }) => [
+        adapter.row?.baseModel,
+        adapter.row?.adapter?.projector,
+        adapter.row?.adapter?.tokens,
+        need.label,
+      ]),
+    ).toEqual([
+      ['kolors', 'faceid-plus', 6, 'ArcFace (insightface)'],
+      ['kolors', 'faceid-plus', 6, 'CLIP-L-336'],
     ]);
   });
 
