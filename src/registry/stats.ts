@@ -102,14 +102,19 @@ interface StatAccumulator {
   readonly seen: Set<string>;
 }
 
-/** Files with several names: links, hard links, folders of several types. */
+const repeatedOf = new WeakMap<readonly ModelEntry[], ReadonlySet<string>>();
+
+/** Files with several names: links, hard links, folders of several types. Found once for all groupings. */
 function filesOfSeveralEntries(entries: readonly ModelEntry[]): ReadonlySet<string> {
+  const known = repeatedOf.get(entries);
+  if (known !== undefined) return known;
   const seen = new Set<string>();
   const repeated = new Set<string>();
   for (const { file } of entries) {
     if (seen.has(file)) repeated.add(file);
     else seen.add(file);
   }
+  repeatedOf.set(entries, repeated);
   return repeated;
 }
 
