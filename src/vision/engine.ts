@@ -6,60 +6,32 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { throwIfAborted } from '../common/abort.js';
-import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/errors.js';
+import { BridgeError, InvalidRequestError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
 import { readModelHeader, stampKeyOrNone } from '../formats/index.js';
-import { readImageInput, type Crop, type ImageInput } from '../image/index.js';
-import type { BufferLease, Device, InferenceProcess, Progress, ThreadPool } from '../runtime/index.js';
+import { readImageInput, type ImageInput } from '../image/index.js';
+import type { Device, InferenceProcess, Progress, ThreadPool } from '../runtime/index.js';
 import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
-import type { OutputName } from './families/index.js';
 import { FeatureCache, type FeatureMemory, type FeatureSource } from './feature-cache.js';
-import { checkCount, checkInput, encodedBytesOf, isSmall, memoryOf, sha256Of } from './input.js';
+import { checkCount, checkInput, encodedBytesOf, encodedImage, isSmall, memoryOf, sha256Of } from './input.js';
 import { embeddingDim, resolveVisionModel, type VisionModel } from './model.js';
 import { groupPictures, NamedPictures, pictureRows, type NamedFeatures } from './named-pictures.js';
 import { ENCODE_OPERATION, LOAD_OPERATION, type EncodeReply, type EncodeRequest } from './operation.js';
 import type { ModelRequest } from './open-models.js';
+import {
+  defaultOutputs,
+  layerOf,
+  requireOutputs,
+  type EncodeOptions,
+  type NameOptions,
+  type VisionInput,
+} from './options.js';
 import { joinFeatures, OUTPUT_FIELDS, pickRows, rowOf, toVisionOutput, type VisionOutput } from './output.js';
 import type { Quantizer } from './quantizer.js';
 import { recall, recallOne, remember, type Run } from './run.js';
 import { encodeInTiles, formsSquare, readTiling, type EncodedPictures, type Tiling } from './tiles.js';
 import { PREPARE_TASK, preparePictures, type Prepared } from './thread-tasks.js';
-import type { Precision } from './weight-values.js';
 import { WeightsIdentity, type HashMemory } from './weights-identity.js';
-
-/** u8 or f32 images `[B, H, W, C]` with RGB in 0..255 or 0..1, or pixel values f32 `[B, 3, S, S]` as the encoder takes them. */
-export type VisionInput = F32Tensor | U8Tensor | { readonly pixelValues: F32Tensor };
-
-export interface EncodeOptions {
-  /** `center` (default) keeps the aspect ratio and crops, `none` stretches. */
-  readonly crop?: Crop;
-  /** Default `comfy`: the numbers of a default ComfyUI. */
-  readonly precision?: Precision;
-  /** Default: the engine's. */
-  readonly device?: Device;
-  /** Pieces per side that a picture is cut into, 1 to 16; see tiles.ts. */
-  readonly tiles?: number | undefined;
-  /** Share of the whole picture's own features, 0 to 1; absent: those of the pieces alone. */
-  readonly tilesRatio?: number | undefined;
-  /** Default: all that the model has, but `all_hidden_states` and, with tiles, image embeds that cannot be merged. */
-  readonly outputs?: readonly OutputName[];
-  /**
-   * The layer whose result `penultimateHiddenStates` is, from 0, or from -1 backwards. Default -2: the last but one.
-   */
-  readonly intermediateOutput?: number | undefined;
-  /** The caller does not change the result: it is kept after it was handed over, so that nobody waits for that. */
-  readonly isReadOnly?: boolean;
-  /** Features may lie in its memory; they are not looked at after it is released. With `isReadOnly` only. */
-  readonly lease?: BufferLease | undefined;
-  /** Checked before each run; a started run finishes first (onnxruntime cannot stop one). */
-  readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((progress: Progress) => void) | undefined;
-}
-
-/** How features are made that are to be named; `output` is the one that is wanted. */
-export interface NameOptions extends Pick<EncodeOptions, 'crop' | 'precision' | 'device' | 'signal' | 'onProgress'> {
-  readonly output: OutputName;
-}
 
 /** An image file, as far as the store has seen it before. */
 interface KnownFile {
@@ -442,36 +414,4 @@ export class VisionEngine {
       this.#options.logger.warn({ err: error }, 'features of this encode are not kept');
     });
   }
-}
-
-function defaultOutputs({ outputs }: VisionModel): OutputName[] {
-  return outputs.filter((output) => output !== 'all_hidden_states');
-}
-
-function requireOutputs(model: VisionModel, outputs: readonly OutputName[]): void {
-  const missing = outputs.find((output) => !model.outputs.includes(output));
-  if (missing === undefined) return;
-  throw new ModelFormatError(
-    'OUTPUT_UNAVAILABLE',
-    `${model.family} cannot give ${missing}; it has ${model.outputs.join(', ')}. Weights that are absent from the file are never made up.`,
-    { details: { output: missing, available: model.outputs } },
-  );
-}
-
-/** Number of a layer from 0; undefined for the last but one, which needs no graph of its own. */
-function layerOf(index: number | undefined, layers: number): number | undefined {
-  if (index === undefined) return undefined;
-  const layer = index < 0 ? layers + index : index;
-  if (!Number.isInteger(index) || layer < 0 || layer >= layers) {
-    throw new InvalidRequestError(
-      `This encoder has ${layers} layers: intermediate_output is one of 0 to ${layers - 1}, or -1 to -${layers}; not ${index}.`,
-    );
-  }
-  return layer === layers - 2 ? undefined : layer;
-}
-
-/** An image file whose bytes were read already. */
-function encodedImage(image: ImageInput, bytes: Uint8Array): ImageInput & { readonly kind: 'encoded' } {
-  const label = image.kind === 'file' ? image.path : image.kind === 'encoded' ? image.label : undefined;
-  return { kind: 'encoded', bytes, ...(label === undefined ? {} : { label }) };
 }

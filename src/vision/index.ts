@@ -1,5 +1,6 @@
 /** Door of vision/: encoders by content, and encoding. */
-export { VisionEngine, type VisionInput } from './engine.js';
+export { VisionEngine } from './engine.js';
+export type { VisionInput } from './options.js';
 export { OUTPUT_FIELDS, featureTensors, type VisionOutput } from './output.js';
 export type { NamedFeatures, NamedPictures } from './named-pictures.js';
 export type { FeatureMemory } from './feature-cache.js';

@@ -4,7 +4,7 @@ import { InvalidRequestError } from '../common/errors.js';
 import type { Crop, ImageInput } from '../image/index.js';
 import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
 import type { VisionConfig } from './config.js';
-import type { VisionInput } from './engine.js';
+import type { VisionInput } from './options.js';
 import { familyOf, type VisionModel } from './model.js';
 import type { PrepareInput } from './thread-tasks.js';
 
@@ -79,4 +79,10 @@ function fits({ imageSize, patchSize, maxPatches = 0 }: VisionConfig, height: nu
   if (imageSize !== -1) return height === imageSize && width === imageSize;
   const patches = (height / patchSize) * (width / patchSize);
   return height % patchSize === 0 && width % patchSize === 0 && patches >= 1 && patches <= maxPatches;
+}
+
+/** An image file whose bytes were read already. */
+export function encodedImage(image: ImageInput, bytes: Uint8Array): ImageInput & { readonly kind: 'encoded' } {
+  const label = image.kind === 'file' ? image.path : image.kind === 'encoded' ? image.label : undefined;
+  return { kind: 'encoded', bytes, ...(label === undefined ? {} : { label }) };
 }
