@@ -3,12 +3,14 @@
  * The command `vision-bridge`.
  *
  * Exit codes: 0 success, 1 a failure that is explained on stderr, 2 wrong usage. With --json an error is one JSON
- * document on stdout too, so that a script always has one to read.
+ * document on stdout too, so that a script always has one to read. 137 where a disk that does not answer keeps the process
+ * from ending in another way.
  */
 import { Command, CommanderError } from 'commander';
 import { BridgeError, messageOf } from '../common/errors.js';
-import { printJson } from './output.js';
 import { readPackageVersion } from '../common/package-version.js';
+import { endInTime } from './end.js';
+import { printJson } from './output.js';
 
 /** Loaded when named: starting the server should not wait for what the other commands need. */
 const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
@@ -63,3 +65,4 @@ async function main(argv: readonly string[]): Promise<number> {
 }
 
 process.exitCode = await main(process.argv);
+endInTime();

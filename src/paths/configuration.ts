@@ -28,8 +28,8 @@ export interface PathConfiguration {
 }
 
 export interface ConfigurationReader {
-  /** What is there, links followed. */
-  kindOf(path: string): 'file' | 'folder' | undefined;
+  /** What is there, links followed; `silent` where that is not to be had in time. */
+  kindOf(path: string): 'file' | 'folder' | 'silent' | undefined;
   /** @throws what the system says */
   read(path: string): Uint8Array;
 }
@@ -133,7 +133,11 @@ function warnAboutMissing(
     if (kind === 'folder') continue;
     const consequence = name === 'custom_nodes' ? 'ComfyUI will not start without it' : 'nothing will be found in it';
     const message =
-      kind === 'file' ? `${path} is a file, not a folder` : `the folder ${path} does not exist; ${consequence}`;
+      kind === 'file'
+        ? `${path} is a file, not a folder`
+        : kind === 'silent'
+          ? `the disk of ${path} does not answer; ${consequence} until it does`
+          : `the folder ${path} does not exist; ${consequence}`;
     problems.push({ severity: 'warning', file, section, key: name, line, message });
   }
 }

@@ -3,7 +3,7 @@
  *
  * Listings are cached as ComfyUI caches them: by the modification times of all folders seen.
  */
-import { readFileSync, statSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { BridgeError, ModelNotFoundError } from '../common/errors.js';
 import { SingleFlight } from '../common/single-flight.js';
 import { silentLogger, type Logger } from '../common/logger.js';
@@ -18,6 +18,7 @@ import { createOwnMap, type FolderMap, type FolderType, type ModelFolder } from 
 import { FolderWatcher } from './folder-watcher.js';
 import { isCurrent, listFiles, type Listing } from './listing.js';
 import { findModel } from './lookup.js';
+import { lookAt } from './network-folders.js';
 import type { PathPlatform } from './path-rules.js';
 import { currentPlatform } from './platform.js';
 
@@ -30,14 +31,7 @@ export interface FolderPathsOptions extends PathConfiguration {
 const MAX_SUGGESTIONS = 5;
 
 const disk: ConfigurationReader = {
-  kindOf(path) {
-    try {
-      const stats = statSync(path, { throwIfNoEntry: false });
-      return stats?.isFile() === true ? 'file' : stats?.isDirectory() === true ? 'folder' : undefined;
-    } catch {
-      return undefined; // a component of the path is no folder, or may not be read
-    }
-  },
+  kindOf: lookAt,
   read: (path) => readFileSync(path),
 };
 

@@ -32,6 +32,8 @@ export class FolderWatcher implements AsyncDisposable {
   #reportTimer: NodeJS.Timeout | undefined;
   #burstBegan = 0;
   #round = 0;
+  /** Paths that are being looked at: on a disk that does not answer that takes until it does. */
+  readonly #asked = new Set<string>();
 
   constructor(options: FolderWatcherOptions) {
     this.#options = options;
@@ -89,7 +91,9 @@ export class FolderWatcher implements AsyncDisposable {
     const due = [...this.#watchers].filter(([, watcher]) => isFull || watcher === undefined).map(([path]) => path);
     await Promise.all(
       due.map(async (path) => {
-        const stamp = await stampOf(path);
+        if (this.#asked.has(path)) return;
+        this.#asked.add(path);
+        const stamp = await stampOf(path).finally(() => this.#asked.delete(path));
         if (!this.#watchers.has(path) || this.#stamps.get(path) === stamp) return;
         this.#stamps.set(path, stamp);
         // What appeared can be watched from now on.

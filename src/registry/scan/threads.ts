@@ -84,8 +84,8 @@ export class ScanThreads implements AsyncDisposable {
     await Promise.all(
       threads.map(async (thread) => {
         stopTimers(thread);
-        if (thread.isHeldUp) thread.worker.unref();
-        else await thread.worker.terminate();
+        const ended = thread.worker.terminate();
+        if (!thread.isHeldUp) await ended;
       }),
     );
   }
@@ -178,13 +178,15 @@ export class ScanThreads implements AsyncDisposable {
     return thread;
   }
 
-  /** Forgets a thread. Nobody waits for its end: it may come when the network folder answers, or never. */
+  /**
+   * Forgets a thread. Nobody waits for its end: it may come when the network folder answers, or never. It goes on to keep
+   * the process alive, so that one that would end notices: Node waits for its threads at the end without saying so.
+   */
   #leave(thread: Thread, reason: string): void {
     const at = this.#threads.indexOf(thread);
     if (at === -1) return;
     this.#threads.splice(at, 1);
     stopTimers(thread);
-    thread.worker.unref();
     void thread.worker.terminate();
     thread.job?.reject(new BridgeError('MODEL_UNREADABLE', reason));
     this.#dispatch();

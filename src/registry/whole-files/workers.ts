@@ -176,7 +176,7 @@ export class FileWorkers implements AsyncDisposable {
 
 async function endThread({ worker, idleTimer }: Thread): Promise<void> {
   clearTimeout(idleTimer);
-  worker.unref();
+  worker.ref(); // until it has ended: see ScanThreads
   let timer: NodeJS.Timeout | undefined;
   const given = new Promise<void>((resolve) => {
     timer = setTimeout(resolve, END_MS);
