@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { build } from 'esbuild';
 
 const TARGET = 'dist';
-const OUTSIDE = ['hash-wasm', 'lmdb', 'onnxruntime-node', 'pino', 'piscina', 'sharp'];
+const OUTSIDE = ['hash-wasm', 'lmdb', 'onnxruntime-node', 'piscina', 'sharp'];
 const ENTRIES = [
   'src/cli/main.ts',
   'src/index.ts',
