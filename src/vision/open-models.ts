@@ -41,8 +41,8 @@ export interface OpenModel {
 interface HeldModel extends OpenModel {
   session: Session;
   microBatch: MicroBatch;
-  /** Makes the session with packed weights; absent where it has them. */
-  pack: (() => Promise<Session>) | undefined;
+  /** Makes the session anew; absent where its weights are packed, or cannot be. */
+  create: ((isUnpacked: boolean) => Promise<Session>) | undefined;
   /** Pictures that were asked for. */
   pictures: number;
 }
@@ -83,15 +83,31 @@ export class OpenModels {
       this.#open.set(key, held);
     }
     held.pictures += pictures;
-    if (held.pictures >= PICTURES_WORTH_PACKING) await pack(held);
+    if (held.pictures >= PICTURES_WORTH_PACKING) await this.#pack(held);
     return held;
   }
 
   /** Makes models faster that are in use. */
   async tidy(): Promise<void> {
     for (const held of this.#open.values()) {
-      if (held.pictures >= PICTURES_WORTH_PACKING_IDLE) await pack(held);
+      if (held.pictures < PICTURES_WORTH_PACKING_IDLE) continue;
+      // Who needs the model next hears of a failure that lasts.
+      await this.#pack(held).catch(() => undefined);
     }
+  }
+
+  /** Exchanges the session for one with packed weights, where it lacks them. */
+  async #pack(held: HeldModel): Promise<void> {
+    const { create } = held;
+    if (create === undefined) return;
+    held.create = undefined;
+    const [key] = [...this.#open].find(([, other]) => other === held) ?? [''];
+    this.#open.delete(key);
+    // Both at once would take twice the memory.
+    await held.session[Symbol.asyncDispose]();
+    held.session = await create(false).catch(() => create(true));
+    held.microBatch = microBatchOf(held.resolved);
+    this.#open.set(key, held);
   }
 
   async #load(request: ModelRequest, pictures: number, report: (progress: Progress) => void): Promise<HeldModel> {
@@ -128,7 +144,7 @@ export class OpenModels {
       session: await create(isUnpacked),
       microBatch: microBatchOf(resolved),
       estimatedBytes,
-      pack: isUnpacked ? () => create(false) : undefined,
+      create: isUnpacked ? create : undefined,
       pictures: 0,
     };
   }
@@ -156,20 +172,6 @@ export class OpenModels {
   #totalBytes(): number {
     return [...this.#open.values()].reduce((sum, { estimatedBytes }) => sum + estimatedBytes, 0);
   }
-}
-
-/** Exchanges the session for one with packed weights, where it lacks them. */
-async function pack(held: HeldModel): Promise<void> {
-  const { pack: create, session } = held;
-  if (create === undefined) return;
-  held.pack = undefined;
-  try {
-    held.session = await create();
-  } catch {
-    return; // for want of memory, say: the session at hand goes on
-  }
-  held.microBatch = microBatchOf(held.resolved);
-  await session[Symbol.asyncDispose]();
 }
 
 /** As many pictures at once as a bound of memory allows. */

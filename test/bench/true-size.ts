@@ -1,7 +1,7 @@
 /**
  * The vision engine on a CLIP-ViT-H of true size, made of random fp16 weights: gaussian ones, and ones with outlier channels.
  *
- *     npm run build && npx tsx test/bench/true-size.ts [PYTHON [COMFYUI_CHECKOUT]]
+ *     npm run build && npx tsx test/bench/true-size.ts [--outliers COUNT] [PYTHON [COMFYUI_CHECKOUT]]
  *     npm run build && npx tsx test/bench/true-size.ts --clip-g
  *
  * Prints load time, time per image, peak memory of all our processes and, for int8, the smallest cosine of any token to
@@ -9,7 +9,8 @@
  * after the other, preprocessing, and a real server: its first answer, and its memory after an idle release. Every figure
  * is taken in a fresh process, over the built package. With a Python that has torch and transformers, the same file is
  * run by torch in the same run; with a checkout as well, by ComfyUI `--cpu` instead. `--clip-g` makes the int8 form of a
- * CLIP-ViT-bigG, and runs it, within a memory budget of 4 GB. Files are made in the system's temporary folder, and removed.
+ * CLIP-ViT-bigG, and runs it, within a memory budget of 4 GB. `--outliers`
+ * takes one of the two kinds of weights. Files are made in the system's temporary folder, and removed.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -30,7 +31,7 @@ const RUNS = 5;
 const BURST = 64;
 const CLIP_G_BUDGET_BYTES = 4e9;
 const { values: flags, positionals } = parseArgs({
-  options: { 'clip-g': { type: 'boolean', default: false } },
+  options: { 'clip-g': { type: 'boolean', default: false }, outliers: { type: 'string', multiple: true } },
   allowPositionals: true,
 });
 const [python, checkout] = positionals;
@@ -114,7 +115,7 @@ async function makeModel(folder: string, preset: string, outlierChannels: number
 
 async function benchClipH(scene: Scene): Promise<void> {
   const referenceLabel = checkout === undefined ? 'torch, transformers fp32' : 'ComfyUI --cpu';
-  for (const outlierChannels of [0, 8]) {
+  for (const outlierChannels of flags.outliers?.map(Number) ?? [0, 8]) {
     const path = await makeModel(scene.folder, 'CLIP-ViT-H', outlierChannels);
     const kind = outlierChannels === 0 ? 'gaussian' : `${outlierChannels} outlier channels`;
     const sizeGb = statSync(path).size / 1e9;

@@ -22,10 +22,10 @@ const DEVICE =
   '{index: null, name: string, torch_vram_free: number, torch_vram_total: number, type: string, vram_free: number, vram_total: number}';
 
 /**
- * Status and shape of what front end 1.27.10 is answered at its start by ComfyUI 0.3.64, and below it what 1.44.17 asks
- * beside it: recorded once, with the network view of a browser.
+ * Status and shape of what front end 1.27.10 is answered at its start by ComfyUI 0.3.64, recorded with the network view of a
+ * browser; but for the templates, whose package was absent there, and what 1.44.17 asks beside it, which are our own answers.
  */
-const RECORDED: Readonly<Record<string, readonly [status: number, shape: string]>> = {
+const ANSWERS: Readonly<Record<string, readonly [status: number, shape: string]>> = {
   'GET api/system_stats': [200, `{devices: [${DEVICE}], system: ${SYSTEM}}`],
   'GET api/users': [200, '{migrated: boolean, storage: string}'],
   'GET api/i18n': [200, '{}'],
@@ -59,9 +59,9 @@ const RECORDED: Readonly<Record<string, readonly [status: number, shape: string]
   ],
 };
 
-/** The fields that `--dialect latest` has beside. */
-const RECORDED_LATEST: typeof RECORDED = {
-  ...RECORDED,
+/** The fields that `--dialect latest` has beside, as the reference tells them. */
+const ANSWERS_LATEST: typeof ANSWERS = {
+  ...ANSWERS,
   'GET api/system_stats': [
     200,
     `{devices: [${DEVICE}], system: ${SYSTEM.replace('comfyui_version', 'comfy_package_versions: [], comfyui_version')
@@ -153,16 +153,16 @@ describe.skipIf(chromium === undefined)('a front end in a browser', () => {
 
   const answersOf = async (at: Page): Promise<readonly Answer[]> =>
     JSON.parse(String(await at.evaluate('JSON.stringify(frontEnd.answers)'))) as Answer[];
-  const asRecorded = (answers: readonly Answer[], recorded: typeof RECORDED): Record<string, unknown> =>
+  const asListed = (answers: readonly Answer[], listed: typeof ANSWERS): Record<string, unknown> =>
     Object.fromEntries(
       answers
         .map(({ method, path, status, body }) => [`${method} ${path}`, [status, shapeOf(body)]] as const)
-        .filter(([name]) => name in recorded),
+        .filter(([name]) => name in listed),
     );
 
   it('is answered at its start as by ComfyUI 0.3.64', async () => {
     const answers = await answersOf(page);
-    expect(asRecorded(answers, RECORDED)).toEqual(RECORDED);
+    expect(asListed(answers, ANSWERS)).toEqual(ANSWERS);
     expect(answers.filter(({ status }) => status >= 500)).toEqual([]);
     expect(await page.evaluate('frontEnd.loaded.join()')).toBe('/extensions/core/example.js');
     expect(await page.evaluate('frontEnd.features.supports_preview_metadata')).toBe(true);
@@ -237,7 +237,7 @@ describe.skipIf(chromium === undefined)('a front end in a browser', () => {
     await using newer = await startTestBridge({ frontEndRoot: FRONT_END, dialect: 'latest' });
     await using other = await openPage(chromium ?? '', newer.url, WIDTH, HEIGHT);
     await personAt(other).waitForState('ready');
-    expect(asRecorded(await answersOf(other), RECORDED_LATEST)).toEqual(RECORDED_LATEST);
+    expect(asListed(await answersOf(other), ANSWERS_LATEST)).toEqual(ANSWERS_LATEST);
     expect(await other.evaluate('frontEnd.features.assets')).toBe(false);
   });
 
