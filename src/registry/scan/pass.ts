@@ -162,9 +162,9 @@ export class ScanPass {
       if (answer.type !== 'read') throw new BridgeError('INTERNAL', 'The scan answered out of turn.');
       const models = JSON.parse(answer.models) as ReadModel[];
       const kept: IndexedModel<ModelRow>[] = [];
-      models.forEach(({ key, row, details }, i) => {
-        const entry = entries[i];
-        if (entry === undefined) return;
+      models.forEach(({ key, row }, i) => {
+        const [entry, details] = [entries[i], answer.details[i]];
+        if (entry === undefined || details === undefined) return;
         // A file that changed since the walk is kept under what it is now; the next scan finds it there.
         if (key !== undefined) kept.push({ key, row, details });
         this.#settle.get(entry.key)?.(row);

@@ -10,11 +10,9 @@ export type ScanRequest =
   | { readonly id: number; readonly type: 'read'; readonly paths: readonly string[] };
 
 export interface ReadModel {
-  readonly path: string;
   /** Absent when the file could not be opened: then nothing is kept of it. */
   readonly key?: string;
   readonly row: ModelRow;
-  readonly details: string;
 }
 
 export type ScanAnswer =
@@ -25,8 +23,8 @@ export type ScanAnswer =
   /** Files that a walk has come past since the last such message. */
   | { readonly id: number; readonly type: 'found'; readonly files: WalkedFiles }
   | { readonly id: number; readonly type: 'walked'; readonly end: WalkEnd }
-  /** JSON of ReadModel[]: one text is copied between threads faster than many objects. */
-  | { readonly id: number; readonly type: 'read'; readonly models: string }
+  /** JSON of ReadModel[], for one text is copied between threads faster than many objects; and of each one's reading. */
+  | { readonly id: number; readonly type: 'read'; readonly models: string; readonly details: readonly string[] }
   | { readonly id: number; readonly type: 'failed'; readonly message: string };
 
 const SIGN_OF_LIFE_MS = 500;
@@ -61,24 +59,17 @@ async function answer(reader: ModelReader, request: ScanRequest): Promise<ScanAn
       return { id, type: 'walked', end: walkModels(request.root, request.excluded, { onFiles, onFolder: alive }) };
     }
     const models: ReadModel[] = [];
+    const details: string[] = [];
     for (const path of request.paths) {
       alive();
-      models.push(await readOne(reader, path));
+      const { stat, ...reading } = await reader.read(path);
+      models.push({ ...(stat === undefined ? {} : { key: rowKey(stat) }), row: rowOf(reading) });
+      details.push(JSON.stringify(shortened(reading)));
     }
-    return { id, type: 'read', models: JSON.stringify(models) };
+    return { id, type: 'read', models: JSON.stringify(models), details };
   } catch (error) {
     return { id, type: 'failed', message: messageOf(error) };
   }
-}
-
-async function readOne(reader: ModelReader, path: string): Promise<ReadModel> {
-  const { stat, ...reading } = await reader.read(path);
-  return {
-    path,
-    ...(stat === undefined ? {} : { key: rowKey(stat) }),
-    row: rowOf(reading),
-    details: JSON.stringify(shortened(reading)),
-  };
 }
 
 /** Without the tail of long lists: a data set may have ten thousand tags. */
