@@ -50,8 +50,8 @@ function makeEnvironment(): string | undefined {
 }
 
 function findPython(): string | undefined {
-  const named = process.env['VISION_BRIDGE_TEST_PYTHON'];
-  const found = (named === undefined ? ['python3', 'python'] : [named]).find(hasTorch);
+  const named = process.env['VISION_BRIDGE_TEST_PYTHON'] ?? '';
+  const found = (named === '' ? ['python3', 'python'] : [named]).find(hasTorch);
   const mayMake = process.env['CI'] === 'true' || process.env['VISION_BRIDGE_TEST_VENV'] === '1';
   return found ?? (mayMake ? makeEnvironment() : undefined);
 }
