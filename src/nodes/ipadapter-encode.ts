@@ -13,7 +13,7 @@ import {
   optionalNumber,
   optionalText,
 } from './ipadapter-values.js';
-import { precisionInput, PRECISIONS } from './precision.js';
+import { precisionInput, PRECISION_INPUT } from './precision.js';
 import type { NodeServices } from './services.js';
 import { choiceInput, imageInput } from './values.js';
 
@@ -63,13 +63,7 @@ export function createIPAdapterEncode({ ipadapter }: NodeServices): NodeDefiniti
         options: { default: 'first', tooltip: 'first: the best score, as IPAdapter_plus takes it.' },
       },
       { name: 'face_index', type: 'INT', optional: true, options: { default: 0, min: 0, max: MAX_FACES } },
-      {
-        name: 'precision',
-        type: 'COMBO',
-        optional: true,
-        choices: () => [...PRECISIONS],
-        options: { default: 'comfy', tooltip: "comfy gives ComfyUI's numbers, fp32 uses the weights as stored." },
-      },
+      { ...PRECISION_INPUT, optional: true },
     ],
     outputs: [{ type: EMBEDS, name: 'embeds' }],
     async execute(inputs, { signal }) {

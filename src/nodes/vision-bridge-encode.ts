@@ -1,6 +1,6 @@
 /** VisionBridgeEncode: images to CLIP_VISION_OUTPUT in one node, with progress image by image. */
 import type { NodeDefinition } from '../graph/index.js';
-import { precisionInput, PRECISIONS } from './precision.js';
+import { precisionInput, PRECISION_INPUT } from './precision.js';
 import type { NodeServices } from './services.js';
 import { imageInput, textInput } from './values.js';
 import { fileIdentity } from './wire-codec.js';
@@ -29,12 +29,7 @@ export function createVisionBridgeEncode({ paths, vision }: NodeServices): NodeD
         choices: () => ['center', 'none'],
         options: { default: 'center', tooltip: 'center keeps the aspect ratio and cuts the sides, none stretches.' },
       },
-      {
-        name: 'precision',
-        type: 'COMBO',
-        choices: () => [...PRECISIONS],
-        options: { default: 'comfy', tooltip: "comfy gives ComfyUI's numbers, fp32 uses the weights as stored." },
-      },
+      PRECISION_INPUT,
     ],
     outputs: [{ type: 'CLIP_VISION_OUTPUT', name: 'features' }],
     changeToken: async (inputs) => fileIdentity(await paths.resolve('clip_vision', textInput(inputs, 'clip_name'))),
