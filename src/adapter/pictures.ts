@@ -7,7 +7,7 @@ import { stat } from 'node:fs/promises';
 import { BridgeError, InvalidRequestError } from '../common/errors.js';
 import { readImageInput, type ImageInput } from '../image/index.js';
 import type { Device } from '../runtime/index.js';
-import { elementCount, f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
+import { f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import {
   OUTPUT_FIELDS,
   type NamedFeatures,
@@ -245,21 +245,4 @@ function mixPair({ shape, data }: F32Tensor, ratio: number): F32Tensor {
 export async function fileIdentity(path: string): Promise<string> {
   const { size, mtimeMs } = await stat(path);
   return `${size}-${Math.trunc(mtimeMs)}`;
-}
-
-/** Pictures of one size and dtype as one batch. */
-export function joinPictures(list: readonly (F32Tensor | U8Tensor)[]): F32Tensor | U8Tensor {
-  const [first] = list;
-  if (first === undefined) throw new InvalidRequestError('There are no pictures.');
-  if (list.length === 1) return first;
-  const rest = first.shape.slice(1);
-  const shape = [list.reduce((sum, { shape: [rows = 0] }) => sum + rows, 0), ...rest];
-  const length = elementCount(shape);
-  const data = first.dtype === 'U8' ? new Uint8Array(length) : new Float32Array(length);
-  let position = 0;
-  for (const picture of list) {
-    data.set(picture.data, position);
-    position += picture.data.length;
-  }
-  return data instanceof Uint8Array ? u8Tensor(shape, data) : f32Tensor(shape, data);
 }

@@ -15,7 +15,7 @@ import {
 } from '../faces/index.js';
 import type { Device } from '../runtime/index.js';
 import { elementCount, f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
-import { joinBatch, type Precision, type VisionEngine, type VisionModel } from '../vision/index.js';
+import { joinPictures, joinBatch, type Precision, type VisionEngine, type VisionModel } from '../vision/index.js';
 import type { CombineMode } from './combine.js';
 import type { IPAdapterEmbeds } from './embeds.js';
 import { requireFeatures, type AdapterEngine, type IPAdapterTokens, type ProjectOptions } from './engine.js';
@@ -31,7 +31,7 @@ import { blendFeatures, fitFeatures, rowCount, stackFeatures } from './features.
 import type { IPAdapterModel } from './model.js';
 import type { NoiseOptions } from './noise.js';
 import { requirePair } from './pairing.js';
-import { joinPictures, PictureEncoder, pixelsOf, type Reference } from './pictures.js';
+import { PictureEncoder, pixelsOf, type Reference } from './pictures.js';
 import { provenanceOf } from './provenance.js';
 
 /** An adapter with what it reads pictures with. */

@@ -1,6 +1,6 @@
 /** Outputs of several encodes as one batch, in their order. */
 import { InvalidRequestError } from '../common/errors.js';
-import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+import { elementCount, f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import type { VisionOutput } from './output.js';
 
 /** @throws {InvalidRequestError} for none at all */
@@ -24,4 +24,21 @@ export function joinBatch(parts: readonly F32Tensor[]): F32Tensor {
   }
   const batch = parts.reduce((sum, part) => sum + (part.shape[0] ?? 0), 0);
   return f32Tensor([batch, ...(first?.shape.slice(1) ?? [])], data);
+}
+
+/** Pictures of one size and dtype as one batch. */
+export function joinPictures(list: readonly (F32Tensor | U8Tensor)[]): F32Tensor | U8Tensor {
+  const [first] = list;
+  if (first === undefined) throw new InvalidRequestError('There are no pictures.');
+  if (list.length === 1) return first;
+  const rest = first.shape.slice(1);
+  const shape = [list.reduce((sum, { shape: [rows = 0] }) => sum + rows, 0), ...rest];
+  const length = elementCount(shape);
+  const data = first.dtype === 'U8' ? new Uint8Array(length) : new Float32Array(length);
+  let position = 0;
+  for (const picture of list) {
+    data.set(picture.data, position);
+    position += picture.data.length;
+  }
+  return data instanceof Uint8Array ? u8Tensor(shape, data) : f32Tensor(shape, data);
 }

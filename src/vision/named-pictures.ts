@@ -5,7 +5,8 @@
  * needs neither the features nor their hash to find them again.
  */
 import type { ImageInput } from '../image/index.js';
-import { elementCount, f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
+import { elementCount, f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+import { joinPictures } from './join.js';
 import type { VisionModel } from './model.js';
 import { joinFeatures, OUTPUT_FIELDS } from './output.js';
 import { recall, type Run } from './run.js';
@@ -103,24 +104,16 @@ export function groupPictures(
       row += count;
       return { named, first, count, isSame: named.isOf(prepared) };
     });
-    const prepared = entries.length === 1 ? head.prepared : joinPrepared(entries.map((entry) => entry.prepared));
+    const prepared = joinPrepared(entries.map((entry) => entry.prepared));
     return [{ first: head.named, prepared, members }];
   });
 }
 
 function joinPrepared(list: readonly Prepared[]): Prepared {
-  const hashes = list.flatMap((prepared) => prepared.hashes);
-  const shape = [hashes.length, ...(list[0]?.pictures.shape.slice(1) ?? [])];
-  const isLevels = list[0]?.pictures.dtype === 'U8';
-  const data = isLevels ? new Uint8Array(elementCount(shape)) : new Float32Array(elementCount(shape));
-  let position = 0;
-  for (const { pictures } of list) {
-    data.set(pictures.data, position);
-    position += pictures.data.length;
-  }
-  const pictures: U8Tensor | F32Tensor =
-    data instanceof Uint8Array ? { dtype: 'U8', shape, data } : { dtype: 'F32', shape, data };
-  return { pictures, hashes };
+  return {
+    pictures: joinPictures(list.map(({ pictures }) => pictures)),
+    hashes: list.flatMap(({ hashes }) => hashes),
+  };
 }
 
 /** Rows of a batch; the batch itself where these are all. */
