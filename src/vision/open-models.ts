@@ -101,13 +101,15 @@ export class OpenModels {
     const { create } = held;
     if (create === undefined) return;
     held.create = undefined;
-    const [key] = [...this.#open].find(([, other]) => other === held) ?? [''];
-    this.#open.delete(key);
     // Both at once would take twice the memory.
     await held.session[Symbol.asyncDispose]();
-    held.session = await create(false).catch(() => create(true));
+    try {
+      held.session = await create(false).catch(() => create(true));
+    } catch (error) {
+      for (const [key, other] of this.#open) if (other === held) this.#open.delete(key);
+      throw error;
+    }
     held.microBatch = microBatchOf(held.resolved);
-    this.#open.set(key, held);
   }
 
   async #load(request: ModelRequest, pictures: number, report: (progress: Progress) => void): Promise<HeldModel> {
