@@ -2,8 +2,8 @@
  * `npm run build`: JavaScript of the package in dist/; `tsc` adds the declarations.
  *
  * It is bundled because Node takes longer to find and read a file for every module than to run them: `serve` would load
- * 800 of them before it answers. Packages with binaries, threads or files of their own stay outside. The licences of those
- * that are inside are written beside it.
+ * 800 of them before it answers. Packages with binaries, or with threads or files of their own that are used, stay outside. The
+ * licences of those that are inside are written beside it.
  */
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -241,6 +241,24 @@ it('gives every caller its own features, also where others have gone away, and k
     expect(distanceTo(expected[n], await send(pixelValues))).toBeLessThan(1e-4);
 });
 
+it('takes a body of tensors whose length is not told, up to the same limit', async () => {
+  const send = (bytes: Uint8Array): Promise<Response> => {
+    const body = new Blob([Uint8Array.from(bytes)]).stream();
+    const headers = { 'content-type': 'application/vnd.safetensors' };
+    return fetch(started.url + PATH, { method: 'POST', body, headers, duplex: 'half' });
+  };
+  const side = TINY.imageSize;
+  const pixelValues = f32Tensor([1, 3, side, side], new Float32Array(3 * side * side).fill(0.5));
+  const bytes = serializeSafetensors({ pixel_values: pixelValues });
+  const told = await answerOf(
+    await post(Uint8Array.from(bytes), '', { 'content-type': 'application/vnd.safetensors' }),
+  );
+  expect((await answerOf(await send(bytes))).embeds).toEqual(told.embeds);
+  const refused = await send(new Uint8Array(LIMIT + 1));
+  expect(refused.status).toBe(413);
+  expect(await refusalOf(refused)).toMatchObject({ code: 'BODY_TOO_LARGE', details: { maxBytes: LIMIT } });
+});
+
 function distanceTo(expected: F32Tensor | undefined, got: F32Tensor | undefined): number {
   return expected === undefined ? Infinity : maxAbsDiff(got, expected);
 }
