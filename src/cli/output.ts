@@ -1,5 +1,4 @@
 /** What commands print: one JSON document with --json, else text for people. Results go to stdout, all else to stderr. */
-import Table from 'cli-table3';
 
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value, undefined, 2)}\n`);
@@ -7,36 +6,6 @@ export function printJson(value: unknown): void {
 
 export function printLine(text = ''): void {
   process.stdout.write(`${text}\n`);
-}
-
-/** A plain table without frames, readable by people and by `awk`. */
-export function printTable(head: readonly string[], rows: readonly (readonly (string | number)[])[]): void {
-  const none = '';
-  const table = new Table({
-    head: [...head],
-    chars: {
-      top: none,
-      'top-mid': none,
-      'top-left': none,
-      'top-right': none,
-      bottom: none,
-      'bottom-mid': none,
-      'bottom-left': none,
-      'bottom-right': none,
-      left: none,
-      'left-mid': none,
-      mid: none,
-      'mid-mid': none,
-      right: none,
-      'right-mid': none,
-      middle: '  ',
-    },
-    style: { 'padding-left': 0, 'padding-right': 0, head: [], border: [] },
-    colAligns: head.map((_title, column) => (typeof rows[0]?.[column] === 'number' ? 'right' : 'left')),
-  });
-  table.push(...rows.map((row) => [...row]));
-  const lines = table.toString().split('\n');
-  printLine(lines.map((line) => line.trimEnd()).join('\n'));
 }
 
 /** 1,264,153,600 bytes as `1.26 GB`; decimal units, as file managers and download pages show sizes. */

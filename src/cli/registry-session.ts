@@ -7,7 +7,8 @@ import type { FolderPaths } from '../paths/index.js';
 import type { ModelEntry, ModelRegistry } from '../registry/index.js';
 import { createLogger } from './logger.js';
 import { configOf } from './options.js';
-import { printJson, printLine, printTable } from './output.js';
+import { printJson, printLine } from './output.js';
+import { printTable } from './table.js';
 
 export interface RegistrySession {
   readonly registry: ModelRegistry;

@@ -6,7 +6,8 @@
  * Random pictures of mixed sizes over HTTP, one in five as PNG. Exits with 1 when the sum grew beyond 1.1 times. Linux.
  */
 import { parseArgs } from 'node:util';
-import { printLine, printTable } from '../../src/cli/output.js';
+import { printLine } from '../../src/cli/output.js';
+import { printTable } from '../../src/cli/table.js';
 import { HAS_PROC, measureMemory, sumMb, type Resident } from '../support/memory.js';
 
 const FIRST_SAMPLE_AFTER = 500;

@@ -1,10 +1,12 @@
 /** The command as a process: results, exit codes, and what it says when something is wrong. */
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcess, type ChildProcessByStdio } from 'node:child_process';
 import { once } from 'node:events';
+import { readdirSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createDemoTree, type DemoTree } from '../../src/cli/demo/tree.js';
 import { parseSafetensors } from '../../src/formats/index.js';
@@ -163,26 +165,19 @@ describe('wrong usage', () => {
 });
 
 describe('serve', () => {
+  const start = (data: string): ChildProcessByStdio<null, Readable, null> => {
+    const args = ['--comfyui', tree.root, '--port', '0', '--data-directory', join(folder, data), '--json'];
+    return spawn(process.execPath, ['--import', loader, main, 'serve', ...args], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+  };
+  const exitOf = async (child: ChildProcess): Promise<{ code: number | null; signal: NodeJS.Signals | null }> => {
+    const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
+    return { code, signal };
+  };
+
   it('is ready, answers, and stops on SIGTERM with exit code 0', async () => {
-    const child = spawn(
-      process.execPath,
-      [
-        '--import',
-        loader,
-        main,
-        'serve',
-        '--comfyui',
-        tree.root,
-        '--port',
-        '0',
-        '--data-directory',
-        join(folder, 'data'),
-        '--json',
-      ],
-      {
-        stdio: ['ignore', 'pipe', 'ignore'],
-      },
-    );
+    const child = start('data');
     let text = '';
     for await (const data of child.stdout) {
       text += String(data);
@@ -191,8 +186,14 @@ describe('serve', () => {
     const { url } = JSON.parse(text) as { url: string };
     expect(await (await fetch(`${url}/prompt`)).json()).toEqual({ exec_info: { queue_remaining: 0 } });
     child.kill('SIGTERM');
-    const [code] = (await once(child, 'exit')) as [number];
-    expect(code).toBe(0);
+    expect(await exitOf(child)).toEqual({ code: 0, signal: null });
+  });
+
+  it('may be stopped as soon as its address is read, and leaves no temporary folder', async () => {
+    const child = start('data-stopped');
+    child.stdout.once('data', () => child.kill('SIGTERM'));
+    expect(await exitOf(child)).toEqual({ code: 0, signal: null });
+    expect(readdirSync(join(folder, 'data-stopped')).filter((name) => name.startsWith('temp'))).toEqual([]);
   });
 
   it('says that its port is in use', async () => {

@@ -9,7 +9,8 @@ import { ComfyClient, type ComfyEvent } from '../demo/client.js';
 import { createDemoTree } from '../demo/tree.js';
 import { encodeWorkflow } from '../demo/workflow.js';
 import { createLogger } from '../logger.js';
-import { formatBytes, printLine, printTable } from '../output.js';
+import { formatBytes, printLine } from '../output.js';
+import { printTable } from '../table.js';
 
 const historySchema = z.record(
   z.string(),

@@ -20,7 +20,8 @@ import { createVisionServices } from '../../vision-services.js';
 import { createLogger } from '../logger.js';
 import { createProgress } from '../progress.js';
 import { addFlags, configOf } from '../options.js';
-import { printJson, printLine, printTable } from '../output.js';
+import { printJson, printLine } from '../output.js';
+import { printTable } from '../table.js';
 
 interface EncodeFlags {
   readonly model: string;

@@ -7,7 +7,8 @@ import { createBridge } from '../../bridge.js';
 import { parseConfig } from '../../config.js';
 import { describeNodes } from '../../nodes/index.js';
 import { createLogger } from '../logger.js';
-import { printJson, printTable } from '../output.js';
+import { printJson } from '../output.js';
+import { printTable } from '../table.js';
 
 export function nodesCommand(): Command {
   return new Command('nodes')

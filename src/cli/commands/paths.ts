@@ -4,7 +4,8 @@ import { openFolders } from '../../bridge.js';
 import type { FolderPaths, Origin } from '../../paths/index.js';
 import { createLogger } from '../logger.js';
 import { addFlags, configOf } from '../options.js';
-import { printJson, printLine, printTable } from '../output.js';
+import { printJson, printLine } from '../output.js';
+import { printTable } from '../table.js';
 
 export function pathsCommand(): Command {
   const command = new Command('paths')

@@ -14,13 +14,15 @@ export function serveCommand(): Command {
   addFlags(command, ['folders', 'server', 'engine']);
   return command.action(async (options: { json?: boolean }) => {
     const config = configOf(command);
+    // Heard from the beginning: who reads the address may tell it to stop at once.
+    const stopped = new AbortController();
+    const stop = Promise.race(['SIGINT', 'SIGTERM'].map((name) => once(process, name, { signal: stopped.signal })));
     await using bridge = await createBridge(config, createLogger(config.logLevel));
     await using server = await startServer(bridge);
     if (options.json === true) printJson({ url: server.url, port: server.port });
     else printLine(`Vision Bridge listens on ${server.url}`);
     bridge.startBackground();
-    const stopped = new AbortController();
-    await Promise.race(['SIGINT', 'SIGTERM'].map((name) => once(process, name, { signal: stopped.signal })));
+    await stop;
     stopped.abort();
     bridge.logger.info({ waiting: bridge.queue.remaining }, 'stopping');
     // A second signal does not wait for the running prompt.

@@ -2,7 +2,8 @@
 import { Command } from 'commander';
 import { usageJson } from '../../library/index.js';
 import { addFlags } from '../options.js';
-import { formatBytes, printJson, printLine, printTable } from '../output.js';
+import { formatBytes, printJson, printLine } from '../output.js';
+import { printTable } from '../table.js';
 import { withRegistry } from '../registry-session.js';
 
 const SHOWN = 50;

@@ -4,7 +4,8 @@ import { adapterSummary, findEncoder } from '../../../adapter/index.js';
 import { BridgeError, messageOf } from '../../../common/errors.js';
 import { createLogger } from '../../logger.js';
 import { addFlags } from '../../options.js';
-import { printJson, printLine, printTable } from '../../output.js';
+import { printJson, printLine } from '../../output.js';
+import { printTable } from '../../table.js';
 import { locate, openAdapterRooms, type AdapterRooms } from './rooms.js';
 
 type Inspected = { readonly name: string; readonly path: string } & (

@@ -19,7 +19,8 @@ import { decodeImage } from '../../../image/index.js';
 import type { Precision } from '../../../vision/index.js';
 import { createLogger } from '../../logger.js';
 import { addFlags } from '../../options.js';
-import { printJson, printLine, printTable } from '../../output.js';
+import { printJson, printLine } from '../../output.js';
+import { printTable } from '../../table.js';
 import { parseNumbers } from './numbers.js';
 import { openAdapterRooms, openPair, type AdapterServices, type PairFlags } from './rooms.js';
 
