@@ -7,7 +7,7 @@
  */
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { build } from 'esbuild';
+import { build, type BuildOptions } from 'esbuild';
 
 const TARGET = 'dist';
 const OUTSIDE = [
@@ -25,13 +25,13 @@ const ENTRIES = [
   'src/cli/main.ts',
   'src/index.ts',
   'src/protocol/index.ts',
-  // What processes and threads start with.
-  ...readdirSync('src/workers').map((file) => `src/workers/${file}`),
   // What benches open.
   'src/bridge.ts',
   'src/runtime/index.ts',
   'src/vision-services.ts',
 ];
+/** What processes and threads start with. */
+const PROGRAMS = readdirSync('src/workers').flatMap((file) => (file === 'index.ts' ? [] : `src/workers/${file}`));
 /** Packages in CommonJS require Node's modules, which has no meaning in ES modules. */
 const REQUIRE = "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);";
 
@@ -52,14 +52,10 @@ function licenceOf(folder: string): string {
 }
 
 rmSync(TARGET, { recursive: true, force: true });
-const { metafile } = await build({
-  entryPoints: ENTRIES,
+const options = {
   outbase: 'src',
   outdir: TARGET,
-  // One folder deep, as the modules of src: addresses relative to a module stay true.
-  chunkNames: 'chunks/[name]-[hash]',
   bundle: true,
-  splitting: true,
   format: 'esm',
   platform: 'node',
   target: 'node20.19',
@@ -71,8 +67,16 @@ const { metafile } = await build({
   lineLimit: 120,
   metafile: true,
   logLevel: 'warning',
-});
-const used = Object.values(metafile.outputs).flatMap(({ inputs }) => Object.keys(inputs));
+} satisfies BuildOptions;
+const results = [
+  // One folder deep, as the modules of src: addresses relative to a module stay true.
+  await build({ ...options, entryPoints: ENTRIES, splitting: true, chunkNames: 'chunks/[name]-[hash]' }),
+  // A file each, without what only others of a room's users need: parts that are shared are shared whole.
+  await build({ ...options, entryPoints: PROGRAMS }),
+];
+const used = results.flatMap(({ metafile }) =>
+  Object.values(metafile.outputs).flatMap(({ inputs }) => Object.keys(inputs)),
+);
 const folders = new Set(used.map(packageFolder).filter((folder) => folder !== undefined));
 const licences = [...folders].sort().map(licenceOf);
 writeFileSync(

@@ -18,9 +18,14 @@ export async function openRegularFile(path: string): Promise<FileHandle> {
   throw new Error(PROBLEM);
 }
 
-/** The same, for threads. @returns the descriptor, and what the system knows of the file. */
-export function openRegularFileSync(path: string): { readonly file: number; readonly stats: Stats } {
-  if (!statSync(path).isFile()) throw new Error(PROBLEM);
+/**
+ * The same, for threads.
+ *
+ * @param isWalked It was a regular file a moment ago, and is not looked at again before it is opened.
+ * @returns the descriptor, and what the system knows of the file.
+ */
+export function openRegularFileSync(path: string, isWalked = false): { readonly file: number; readonly stats: Stats } {
+  if (!isWalked && !statSync(path).isFile()) throw new Error(PROBLEM);
   const file = openSync(path, READ_ONLY);
   const stats = fstatSync(file);
   if (stats.isFile()) return { file, stats };

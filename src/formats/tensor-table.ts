@@ -145,19 +145,21 @@ export class TensorTable {
   /** Tensors, parameters and bytes per dtype. */
   histogram(): Record<string, DtypeShare> {
     const { count, dtypes, dtypeNames, sizes } = this.columns;
-    const shares = dtypeNames.map((): DtypeShare => ({ tensors: 0, parameters: 0, bytes: 0 }));
+    // Numbers in arrays: they outgrow small integers, and objects with such fields are made anew in another form.
+    const tensors = new Int32Array(dtypeNames.length);
+    const parameters = new Float64Array(dtypeNames.length);
+    const bytes = new Float64Array(dtypeNames.length);
     for (let i = 0; i < count; i += 1) {
-      const share = shares[dtypes[i] ?? 0];
-      if (share === undefined) continue;
-      share.tensors += 1;
-      share.parameters += this.parameters(i);
-      share.bytes += sizes[i] ?? 0;
+      const dtype = dtypes[i] ?? 0;
+      tensors[dtype] = (tensors[dtype] ?? 0) + 1;
+      parameters[dtype] = (parameters[dtype] ?? 0) + this.parameters(i);
+      bytes[dtype] = (bytes[dtype] ?? 0) + (sizes[i] ?? 0);
     }
+    const present = dtypeNames.map((name, i) => [name, i] as const).filter(([, i]) => (tensors[i] ?? 0) > 0);
     return Object.fromEntries(
-      dtypeNames
-        .map((name, i) => [name, shares[i]] as const)
-        .filter((entry): entry is readonly [string, DtypeShare] => (entry[1]?.tensors ?? 0) > 0)
-        .sort(([a], [b]) => (a < b ? -1 : 1)),
+      present
+        .sort(([a], [b]) => (a < b ? -1 : 1))
+        .map(([name, i]) => [name, { tensors: tensors[i] ?? 0, parameters: parameters[i] ?? 0, bytes: bytes[i] ?? 0 }]),
     );
   }
 }

@@ -170,7 +170,7 @@ export class BesideModels {
         const joined = await this.#options.workers.run('joinShards', { paths }, { signal });
         // One that was written to meanwhile is found by the next scan.
         if (joined.keys.some((partKey, i) => partKey !== shards.parts[i]?.key)) continue;
-        await this.#index?.put([{ key, row: joined.row, details: joined.details }]);
+        await this.#index?.put([{ key, row: joined.row, details: Buffer.from(joined.details) }]);
       } catch (error) {
         if (error instanceof BridgeError && error.code === 'CANCELLED') throw error;
         this.#failed.set(key, { status: 'invalid', problem: messageOf(error) });

@@ -81,9 +81,13 @@ export class ModelReader {
   /** What the last header took: the next one is probably as long. */
   #expectedBytes = FIRST_READ_BYTES;
 
-  /** Never rejects for a file that is broken, vanished or may not be read. */
-  async read(path: string): Promise<FileReading> {
-    const reading = this.#open(path);
+  /**
+   * Never rejects for a file that is broken, vanished or may not be read.
+   *
+   * @param options.isWalked A walk has just seen that it is a regular file.
+   */
+  async read(path: string, { isWalked = false } = {}): Promise<FileReading> {
+    const reading = this.#open(path, isWalked);
     if (reading.format !== 'pickle-zip' && reading.format !== 'pickle-legacy') return reading;
     try {
       return { ...reading, ...describePickle(await inspectPickle(path)) };
@@ -92,9 +96,9 @@ export class ModelReader {
     }
   }
 
-  #open(path: string): FileReading {
+  #open(path: string, isWalked: boolean): FileReading {
     try {
-      const { file, stats } = openRegularFileSync(path);
+      const { file, stats } = openRegularFileSync(path, isWalked);
       try {
         return { ...this.#read(file, basename(path), stats.size), stat: fileStatOf(stats) };
       } finally {
@@ -138,8 +142,7 @@ export class ModelReader {
     const json = this.#buffer.subarray(8, dataStart);
     const { digest, metadata, hasDuplicateNames } = this.#scanner.read(json, dataStart, sizeBytes, name);
     const told = readMetadataFacts(metadata);
-    const alpha = told.networkAlpha === undefined ? readAlpha(file, dataStart, digest) : undefined;
-    const facts = joinFacts(digest, told, alpha);
+    const facts = joinFacts(digest, told, (tensor) => readAlpha(file, dataStart, tensor));
     const warnings = hasDuplicateNames ? ['a tensor name occurs twice; the later one counts'] : [];
     return {
       status: 'ok',
@@ -178,12 +181,15 @@ function formatOf(head: Buffer, name: string): ModelFormat {
 }
 
 /** The scale that a LoRA carries as a tensor of one number. */
-function readAlpha(file: number, dataStart: number, { alphaTensor }: TableFacts): number | undefined {
-  if (alphaTensor === undefined || alphaTensor.sizeBytes > 8) return undefined;
+function readAlpha(
+  file: number,
+  dataStart: number,
+  { dtype, offset, sizeBytes }: NonNullable<TableFacts['alphaTensor']>,
+): number | undefined {
+  if (sizeBytes > 8) return undefined;
   const bytes = Buffer.alloc(8);
-  if (readSync(file, bytes, 0, alphaTensor.sizeBytes, dataStart + alphaTensor.offset) !== alphaTensor.sizeBytes)
-    return undefined;
-  switch (alphaTensor.dtype) {
+  if (readSync(file, bytes, 0, sizeBytes, dataStart + offset) !== sizeBytes) return undefined;
+  switch (dtype) {
     case 'F32':
       return bytes.readFloatLE();
     case 'F64':

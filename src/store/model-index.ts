@@ -4,14 +4,14 @@
  * A renamed or linked file keeps its identity, and so its entry; a changed one gets a new one. Every batch is one
  * transaction: a scan that is killed leaves what it had, and the next one goes on from there. Several processes share it.
  */
-import type { Database, RootDatabase } from 'lmdb';
+import { asBinary, type Database, type RootDatabase } from 'lmdb';
 
 export interface IndexedModel<Row> {
   readonly key: string;
   /** What queries need; kept small, for all of them are read at start. */
   readonly row: Row;
-  /** Everything else, as JSON. */
-  readonly details: string;
+  /** Everything else, as JSON in UTF-8. */
+  readonly details: Uint8Array;
 }
 
 /** Entries of files that are gone are dropped when they are so many more than the living. */
@@ -49,7 +49,8 @@ export class ModelIndexStore<Row = unknown, Hashes = unknown> {
     await this.#root.transaction(() => {
       for (const { key, row, details } of models) {
         void this.#rows.put(key, row);
-        void this.#details.put(key, details);
+        // Strings are kept as UTF-8, which these bytes are.
+        void this.#details.put(key, asBinary(details) as unknown as string);
       }
     });
   }

@@ -185,13 +185,17 @@ export function isSameFamily(a: string, b: string): boolean {
   return baseFamily(a) === baseFamily(b);
 }
 
-function withoutAlphaTensor(table: TableFacts): Omit<TableFacts, 'alphaTensor'> {
-  return Object.fromEntries(Object.entries(table).filter(([name]) => name !== 'alphaTensor')) as unknown as TableFacts;
-}
-
-/** Tensors first; the metadata fills what they leave open, and a contradiction is a warning. */
-export function joinFacts(table: TableFacts, metadata: MetadataFacts, alpha?: number): ModelFacts {
-  const facts = withoutAlphaTensor(table);
+/**
+ * Tensors first; the metadata fills what they leave open, and a contradiction is a warning.
+ *
+ * @param readAlpha Asked for the scale that lies in a tensor, where the metadata has none.
+ */
+export function joinFacts(
+  table: TableFacts,
+  metadata: MetadataFacts,
+  readAlpha?: (tensor: NonNullable<TableFacts['alphaTensor']>) => number | undefined,
+): ModelFacts {
+  const { alphaTensor, ...facts } = table;
   const { networkAlpha, networkModule, algorithm, baseModel: claimed, ...told } = metadata;
   const warnings = [...(facts.warnings ?? [])];
   const takesClaim = facts.kind === 'lora' || facts.kind === 'embedding' || facts.kind === 'controlnet';
@@ -199,7 +203,7 @@ export function joinFacts(table: TableFacts, metadata: MetadataFacts, alpha?: nu
     warnings.push(`the metadata names the base model ${claimed}, but the tensors belong to ${facts.baseModel}`);
   }
   const baseModel = facts.baseModel ?? (takesClaim ? claimed : undefined);
-  const scale = networkAlpha ?? alpha;
+  const scale = networkAlpha ?? (alphaTensor === undefined ? undefined : readAlpha?.(alphaTensor));
   const isLocon = facts.lora?.algorithm === 'lora' && algorithm === 'locon';
   return {
     ...told,

@@ -163,8 +163,9 @@ export class ScanPass {
       const models = JSON.parse(answer.models) as ReadModel[];
       const kept: IndexedModel<ModelRow>[] = [];
       models.forEach(({ key, row }, i) => {
-        const [entry, details] = [entries[i], answer.details[i]];
-        if (entry === undefined || details === undefined) return;
+        const entry = entries[i];
+        if (entry === undefined) return;
+        const details = answer.details.subarray(answer.ends[i - 1] ?? 0, answer.ends[i]);
         // A file that changed since the walk is kept under what it is now; the next scan finds it there.
         if (key !== undefined) kept.push({ key, row, details });
         this.#settle.get(entry.key)?.(row);

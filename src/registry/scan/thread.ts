@@ -15,6 +15,17 @@ export interface ReadModel {
   readonly row: ModelRow;
 }
 
+interface ReadAnswer {
+  readonly id: number;
+  readonly type: 'read';
+  /** JSON of ReadModel[], for one text is copied between threads faster than many objects. */
+  readonly models: string;
+  /** JSON of each one's reading in UTF-8, one after the other, as it is kept. */
+  readonly details: Uint8Array<ArrayBuffer>;
+  /** Where each of them ends. */
+  readonly ends: readonly number[];
+}
+
 export type ScanAnswer =
   /** The thread has its program, and begins with what it was sent. */
   | { readonly type: 'loaded' }
@@ -23,8 +34,7 @@ export type ScanAnswer =
   /** Files that a walk has come past since the last such message. */
   | { readonly id: number; readonly type: 'found'; readonly files: WalkedFiles }
   | { readonly id: number; readonly type: 'walked'; readonly end: WalkEnd }
-  /** JSON of ReadModel[], for one text is copied between threads faster than many objects; and of each one's reading. */
-  | { readonly id: number; readonly type: 'read'; readonly models: string; readonly details: readonly string[] }
+  | ReadAnswer
   | { readonly id: number; readonly type: 'failed'; readonly message: string };
 
 const SIGN_OF_LIFE_MS = 500;
@@ -35,7 +45,9 @@ const MAX_TAGS = 32;
 export function serveScan(): void {
   const reader = new ModelReader();
   parentPort?.on('message', (request: ScanRequest) => {
-    void answer(reader, request).then((result) => parentPort?.postMessage(result));
+    void answer(reader, request).then((result) => {
+      parentPort?.postMessage(result, result.type === 'read' ? [result.details.buffer] : []);
+    });
   });
   parentPort?.postMessage({ type: 'loaded' } satisfies ScanAnswer);
 }
@@ -62,11 +74,15 @@ async function answer(reader: ModelReader, request: ScanRequest): Promise<ScanAn
     const details: string[] = [];
     for (const path of request.paths) {
       alive();
-      const { stat, ...reading } = await reader.read(path);
+      const { stat, ...reading } = await reader.read(path, { isWalked: true });
       models.push({ ...(stat === undefined ? {} : { key: rowKey(stat) }), row: rowOf(reading) });
       details.push(JSON.stringify(shortened(reading)));
     }
-    return { id, type: 'read', models: JSON.stringify(models), details };
+    let end = 0;
+    const ends = details.map((text) => (end += Buffer.byteLength(text)));
+    // An encoder's memory is nobody else's, and may be handed over.
+    const encoded = new TextEncoder().encode(details.join(''));
+    return { id, type: 'read', models: JSON.stringify(models), details: encoded, ends };
   } catch (error) {
     return { id, type: 'failed', message: messageOf(error) };
   }
