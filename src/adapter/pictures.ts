@@ -4,6 +4,7 @@
  * Whole pictures are looked at first and read or encoded only when somebody wants their features: see feature-rows.ts.
  */
 import { stat } from 'node:fs/promises';
+import pMap from 'p-map';
 import { BridgeError, InvalidRequestError } from '../common/errors.js';
 import { readImageInput, type ImageInput } from '../image/index.js';
 import type { Device } from '../runtime/index.js';
@@ -43,6 +44,8 @@ export interface PictureOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** References that are decoded and resampled at once: it takes memory. */
+const LOOKED_AT_ONCE = 4;
 /** Black pictures that are remembered: one per encoder in use. */
 const MAX_KEPT_BLACKS = 8;
 
@@ -94,21 +97,16 @@ export class PictureEncoder {
     options: PictureOptions,
   ): Promise<AdapterFeatures[]> {
     if ((options.tiles ?? 1) > 1) return this.#encodeTiles(model, references, options);
-    const list: NamedPictures[] = [];
-    for (const { images, mask } of references) {
-      const input: ImageInput | VisionInput =
-        mask === undefined
-          ? images
-          : {
-              pixelValues: await this.#adapters.maskPictures(
-                model,
-                await pixelsOf(images, options.signal),
-                mask,
-                options.signal,
-              ),
-            };
-      list.push(await this.#name(model, input, options));
-    }
+    const look = async ({ images, mask }: Reference): Promise<NamedPictures> => {
+      if (mask === undefined) return this.#name(model, images, options);
+      const pixels = await pixelsOf(images, options.signal);
+      return this.#name(
+        model,
+        { pixelValues: await this.#adapters.maskPictures(model, pixels, mask, options.signal) },
+        options,
+      );
+    };
+    const list = await pMap(references, look, { concurrency: LOOKED_AT_ONCE });
     return this.#featuresOf(list, options.signal);
   }
 

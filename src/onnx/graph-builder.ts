@@ -148,13 +148,34 @@ export class GraphBuilder {
   build(): Uint8Array {
     return writeModel({
       name: this.#name,
-      nodes: this.#nodes,
+      nodes: this.#inOrder(),
       initializers: [...this.#initializers.values()],
       inputs: this.#inputs,
       outputs: this.#outputs,
       values: this.#values,
       opsets: OPSETS,
     });
+  }
+
+  /**
+   * What is made of weights alone comes first. onnxruntime visits nodes from the last one back, and of what a node needs
+   * the later one in this list before the earlier one: so weights are made right before they are used, and not all of
+   * them before the first layer.
+   *
+   * Source: onnxruntime, graph_viewer.cc, GraphViewer, ReverseDFSFrom with NodeCompare.
+   */
+  #inOrder(): readonly OnnxNode[] {
+    const constants = new Set<string>(this.#initializers.keys());
+    const [ofWeights, others]: [OnnxNode[], OnnxNode[]] = [[], []];
+    for (const node of this.#nodes) {
+      if (!node.inputs.every((input) => input === '' || constants.has(input))) {
+        others.push(node);
+        continue;
+      }
+      ofWeights.push(node);
+      for (const output of node.outputs) constants.add(output);
+    }
+    return [...ofWeights, ...others];
   }
 
   #fresh(prefix: string): string {

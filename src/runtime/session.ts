@@ -26,10 +26,16 @@ export interface SessionOptions {
   /** The graph has 8-bit matrix products. */
   readonly isInt8?: boolean;
   /**
-   * Weights are arranged for the CPU's matrix products at every run instead of once: the session is there in a tenth of the
-   * time, and a run takes a quarter longer (int8, CLIP-H). In fp32 results then depend on the batch in their last bits.
+   * Weights are arranged for the CPU's matrix products at every run instead of once: no second copy of them is held, the
+   * session is there in a tenth of the time, and a run takes longer (CLIP-H: int8 a quarter, fp32 a sixth).
    */
   readonly isUnpacked?: boolean;
+  /**
+   * The graph is run node by node as it was built, where that is on the CPU. Else onnxruntime fuses operators, and computes
+   * once what does not depend on inputs: of fp16 weights it holds fp32 copies then, twice the size of the file, which take
+   * seconds to make.
+   */
+  readonly isAsBuilt?: boolean;
   /** Told once, where `auto` found no device but the CPU, why each that this build has cannot be used. */
   readonly onFallback?: (reason: string) => void;
 }
@@ -79,7 +85,7 @@ export class Session implements AsyncDisposable {
   static async #createOn(
     device: DeviceName,
     source: GraphSource,
-    { weightsFolder, isUnpacked = false }: SessionOptions,
+    { weightsFolder, isUnpacked = false, isAsBuilt = false }: SessionOptions,
   ): Promise<Session> {
     const graph = typeof source === 'function' ? source(graphOptions(device)) : source;
     const { InferenceSession, Tensor } = await loadOnnxruntime();
@@ -88,7 +94,7 @@ export class Session implements AsyncDisposable {
       const session = await InferenceSession.create(graph, {
         executionProviders: [device],
         ...(cores === undefined ? {} : { intraOpNumThreads: cores }),
-        graphOptimizationLevel: 'all',
+        graphOptimizationLevel: isAsBuilt && device === 'cpu' ? 'disabled' : 'all',
         logSeverityLevel: 3,
         extra: {
           session: {

@@ -2,7 +2,8 @@
  * Sessions of encoders that are in memory, inside the inference process.
  *
  * They are kept within a budget of memory, the least recently used one going first. Sizes are estimated before anything is
- * loaded: onnxruntime holds fp32 weights whatever the file has, int8 weights as they are.
+ * loaded: on the CPU weights stay as they are in the file, and each is made fp32 for the moment of its use; other devices
+ * hold fp32 copies.
  */
 import { totalmem } from 'node:os';
 import { BridgeError } from '../common/errors.js';
@@ -11,7 +12,7 @@ import type { GraphOptions } from '../onnx/index.js';
 import { Session, type Device, type Progress } from '../runtime/index.js';
 import { buildVisionGraph, type WeightSource } from './graph.js';
 import { MicroBatch } from './micro-batch.js';
-import { resolveVisionModel, type ResolvedModel } from './model.js';
+import { resolveVisionModel, type ResolvedModel, type VisionModel } from './model.js';
 import { quantizedWeights, storedWeights, type Precision } from './weight-values.js';
 
 /** Which session a call needs. */
@@ -116,8 +117,8 @@ export class OpenModels {
     const resolved = resolveVisionModel(await readModelHeader(request.path));
     const { model } = resolved;
     const quantized = request.quantized === undefined ? undefined : await readSafetensorsHeader(request.quantized);
-    const estimatedBytes = Math.ceil(OVERHEAD * (quantized?.sizeBytes ?? 4 * model.parameters));
-    await this.#makeRoom(estimatedBytes, request, model.family);
+    const estimatedBytes = Math.ceil(OVERHEAD * (quantized?.sizeBytes ?? weightBytes(resolved, request.device)));
+    await this.#makeRoom(estimatedBytes, request, model);
 
     const { precision } = request;
     const outputs = model.outputs.filter((output) => request.keepsAllStates || output !== 'all_hidden_states');
@@ -135,7 +136,9 @@ export class OpenModels {
         weightsFolder: quantized?.folder ?? model.folder,
         device: request.device,
         isInt8,
-        isUnpacked,
+        // Without int8, packing takes another copy of the weights for a few percent.
+        isUnpacked: isUnpacked || !isInt8,
+        isAsBuilt: true,
         onFallback: (reason) => {
           report({ stage: 'fallback', reason });
         },
@@ -151,15 +154,19 @@ export class OpenModels {
     };
   }
 
-  async #makeRoom(bytes: number, { memoryBudgetBytes, precision }: ModelRequest, family: string): Promise<void> {
+  async #makeRoom(
+    bytes: number,
+    { memoryBudgetBytes, precision }: ModelRequest,
+    { family, parameters }: VisionModel,
+  ): Promise<void> {
     if (memoryBudgetBytes !== undefined && bytes > memoryBudgetBytes) {
-      const advice = precision === 'int8' ? '' : 'Ask for the precision int8, which needs about a quarter, or';
+      const advice =
+        precision === 'int8'
+          ? 'Raise'
+          : `Ask for the precision int8, which needs about ${gigabytes(OVERHEAD * parameters)}, or raise`;
       throw new BridgeError(
         'MEMORY_BUDGET_EXCEEDED',
-        `${family} needs about ${gigabytes(bytes)} in memory in ${precision}; --memory-budget allows ${gigabytes(memoryBudgetBytes)}. ${advice} raise the budget.`.replace(
-          /\. {2}raise/,
-          '. Raise',
-        ),
+        `${family} needs about ${gigabytes(bytes)} in memory in ${precision}; --memory-budget allows ${gigabytes(memoryBudgetBytes)}. ${advice} the budget.`,
         { details: { neededBytes: bytes, budgetBytes: memoryBudgetBytes } },
       );
     }
@@ -181,6 +188,12 @@ function microBatchOf({ family, model: { config } }: ResolvedModel): MicroBatch 
   const tokens = family.tokens(config) ?? config.maxPatches ?? 0;
   const perPicture = LIVE_VALUES * tokens * config.intermediateSize * Float32Array.BYTES_PER_ELEMENT;
   return new MicroBatch(Math.max(1, Math.min(MAX_MICRO_BATCH, Math.floor(MAX_ACTIVATION_BYTES / perPicture))));
+}
+
+/** What a session holds of weights that are not quantised. */
+function weightBytes({ weights, model }: ResolvedModel, device: Device): number {
+  if (device !== 'cpu') return Float32Array.BYTES_PER_ELEMENT * model.parameters;
+  return [...weights.ranges.values()].reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
 }
 
 function gigabytes(bytes: number): string {

@@ -140,17 +140,15 @@ export const clip: VisionFamily = {
       ['penultimate_hidden_states', penultimate],
     ]);
     if (outputs.includes('image_embeds')) {
-      const pooled = layerNorm(
-        g,
-        classTokenOf(g, last),
-        weights.norm('vision_model.post_layernorm'),
-        config.layerNormEps,
-      );
+      // Two tokens of each picture, of which one counts: a product of a single row adds up in another order than one of
+      // several, and the last bits of a picture's embeds would tell whether it was encoded alone.
+      const tokens = g.reshape(g.slice(last, 1, 0, 2), [-1, config.hiddenSize]);
+      const normed = layerNorm(g, tokens, weights.norm('vision_model.post_layernorm'), config.layerNormEps);
       const weight = weights.value(PROJECTION);
-      values.set(
-        'image_embeds',
-        weights.isTransposed(PROJECTION) ? g.op('MatMul', [pooled, weight]) : linear(g, pooled, { weight }),
-      );
+      const projected = weights.isTransposed(PROJECTION)
+        ? g.op('MatMul', [normed, weight])
+        : linear(g, normed, { weight });
+      values.set('image_embeds', classTokenOf(g, g.reshape(projected, [-1, 2, config.projectionDim ?? 0])));
     }
     if (outputs.includes('mm_projected')) {
       const patches = g.reshape(g.slice(penultimate, 1, 1, tokensOf(config)), [-1, config.hiddenSize]);

@@ -183,7 +183,7 @@ describe('the library', () => {
     );
     await writeFile(join(models, 'strange name.safetensors'), await readFile(model()));
     const resolver = ComfyUIPathResolver.fromConfig(new ModelPathConfig({ clip_vision: [models] }));
-    await using encoder = await loadClipVision({ resolver });
+    await using encoder = await loadClipVision({ resolver, featureStore: false });
     expect(encoder.getEmbeddingDim()).toBe(16);
     const chw = new Float32Array(3 * 28 * 28).map((_none, i) => (i % 97) / 97);
     const hwc = new Float32Array(chw.length).map((_none, i) => chw[(i % 3) * 784 + Math.floor(i / 3)] ?? 0);

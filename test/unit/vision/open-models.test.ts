@@ -71,7 +71,7 @@ describe('an int8 model', () => {
 });
 
 describe('a model as it is stored', () => {
-  it('has one session from the start: without packed weights, results would differ from batch to batch in the last bit', async () => {
+  it('has one session from the start: packing its weights would take another copy of them', async () => {
     const models = new OpenModels();
     const stored = { path: request.path, precision: 'comfy', device: 'cpu', keepsAllStates: false } as const;
     const { session } = await models.acquire(stored, 1, ignore);

@@ -103,7 +103,7 @@ describe('encoding in tiles', () => {
     const [, height = 0, width = 0] = images.shape;
     const length = images.data.length / 2;
     const batch = await started.engine.encode(model, images, { tiles: 2, tilesRatio: 0.3 });
-    await using encoder = await CLIPVisionEncoder.fromPretrained(model.path);
+    await using encoder = await CLIPVisionEncoder.fromPretrained(model.path, { featureStore: false });
     const inputs = [0, 1].map((i) => ({
       kind: 'u8-hwc' as const,
       data: images.data.slice(i * length, (i + 1) * length),
