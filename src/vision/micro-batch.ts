@@ -1,14 +1,18 @@
 /**
  * How many pictures go into one run, by measurement.
  *
- * In fp32 on a CPU a batch of eight costs more per picture than eight runs; in int8, and for small models, it costs less.
- * Which it is depends on the machine, so sizes are tried, each from the last good one on, and the fastest is kept.
+ * In int8, and for small models, a picture of a batch costs less than a picture alone; in fp32 mostly not. Which it is
+ * depends on the machine, and may show only in batches of eight, so sizes are tried as long as they are not worse.
  */
 
 /** Runs of a size before it is judged: the first one pays for memory that it touches for the first time. */
 const TRIALS = 2;
 /** A larger size must be better by this factor: it costs memory, and a cancellation waits for it. */
 const WORTHWHILE = 0.97;
+/** Beyond a size that is worse by this factor, none is tried. */
+const HOPELESS = 1.05;
+/** A run that is expected to take longer is not tried: cancellations wait for its end. */
+const MAX_RUN_MS = 4000;
 
 export class MicroBatch {
   /** Fewest milliseconds per picture, and runs, by size. */
@@ -22,16 +26,19 @@ export class MicroBatch {
 
   /** Size of the next run, when so many pictures wait. */
   next(waiting: number): number {
-    let best = 1;
+    let chosen = 1;
+    let chosenMs = Infinity;
     let bestMs = Infinity;
     for (let size = 1; size <= Math.min(waiting, this.#limit); size *= 2) {
       const known = this.#measured.get(size);
-      if (known === undefined || known.runs < TRIALS) return size;
-      if (known.best > bestMs * WORTHWHILE) break;
-      best = size;
-      bestMs = known.best;
+      if (known === undefined || known.runs < TRIALS) return size === 1 || bestMs * size <= MAX_RUN_MS ? size : chosen;
+      if (known.best > bestMs * HOPELESS) break;
+      bestMs = Math.min(bestMs, known.best);
+      if (known.best > chosenMs * WORTHWHILE) continue;
+      chosen = size;
+      chosenMs = known.best;
     }
-    return best;
+    return chosen;
   }
 
   record(size: number, ms: number): void {

@@ -12,15 +12,28 @@ function play(msOfRun: (size: number) => number, { waiting = 64, runs = 20, larg
 }
 
 describe('MicroBatch', () => {
-  it('stays with one picture where batches are not faster', () => {
-    const sizes = play((size) => 100 * size);
+  it('stays with one picture where batches are slower', () => {
+    const sizes = play((size) => 100 * size ** 1.1);
     expect(sizes.slice(0, 4)).toEqual([1, 1, 2, 2]);
     expect(new Set(sizes.slice(4))).toEqual(new Set([1]));
   });
 
-  it('goes on to larger ones as long as they are', () => {
+  it('stays with one where they are as fast, and has tried them all', () => {
+    const sizes = play((size) => 10 * size);
+    expect(new Set(sizes)).toEqual(new Set([1, 2, 4, 8, 16, 32, 64]));
+    expect(sizes.at(-1)).toBe(1);
+  });
+
+  it('goes on to larger ones where they are faster, also where that shows late', () => {
     expect(play((size) => 10 + size).at(-1)).toBe(64);
     expect(play((size) => (size <= 8 ? 10 + size : 10 * size)).at(-1)).toBe(8);
+    expect(play((size) => size * (size < 8 ? 450 : 380)).at(-1)).toBe(8);
+  });
+
+  it('tries none that cancellations would wait for', () => {
+    const sizes = play((size) => 1100 * size);
+    expect(Math.max(...sizes)).toBe(2);
+    expect(play((size) => 5000 * size).every((size) => size === 1)).toBe(true);
   });
 
   it('takes no more than wait, and no more than memory allows', () => {
