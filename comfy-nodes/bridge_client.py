@@ -40,7 +40,7 @@ MAX_ANSWER_BYTES = 8 * 1024**3
 MAX_ERROR_BYTES = 1024 * 1024
 
 HOW_TO_START = (
-    "Start it with `vision-bridge serve` (or `npx vision-bridge serve`). "
+    "Start it with `vision-bridge serve`. "
     "If it runs elsewhere, set its address in Settings > Vision Bridge."
 )
 

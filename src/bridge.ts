@@ -1,6 +1,7 @@
 /**
  * Composition root: builds the rooms, connects them, and disposes them in reverse order.
  */
+import { existsSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { AdapterEngine, ReferenceEncoder } from './adapter/index.js';
@@ -77,17 +78,7 @@ export async function createBridge(config: BridgeConfig, outerLogger: Logger): P
   const logger = logs.record(outerLogger);
   const { installation, paths } = await openFolders(config, logger);
   for (const { severity, ...problem } of paths.problems) logger.warn(problem, `model paths: ${severity}`);
-  const errors = paths.problems.filter(({ severity }) => severity === 'error');
-  if (errors.length > 0) {
-    const lines = errors.map(
-      ({ file, line, column, message }) => `${file}${line === undefined ? '' : `:${line}:${column ?? 1}`}: ${message}`,
-    );
-    throw new BridgeError(
-      'PATHS_CONFIG_INVALID',
-      `The configuration of model paths holds errors:\n${lines.join('\n')}`,
-      { details: { problems: errors } },
-    );
-  }
+  requireSoundPaths(paths);
 
   const data = dataDirectoryOf(config);
   // Free ports differ from run to run; the process id keeps two such servers apart.
@@ -302,12 +293,34 @@ export interface OpenFolders {
   readonly paths: FolderPaths;
 }
 
+/** @throws {BridgeError} `PATHS_CONFIG_INVALID` with every error of every configuration file */
+function requireSoundPaths({ problems }: FolderPaths): void {
+  const errors = problems.filter(({ severity }) => severity === 'error');
+  if (errors.length > 0) {
+    const lines = errors.map(
+      ({ file, line, column, message }) => `${file}${line === undefined ? '' : `:${line}:${column ?? 1}`}: ${message}`,
+    );
+    throw new BridgeError(
+      'PATHS_CONFIG_INVALID',
+      `The configuration of model paths holds errors:\n${lines.join('\n')}`,
+      { details: { problems: errors } },
+    );
+  }
+}
+
 /** The folders that a configuration names, or that are found where it names none. */
 export async function openFolders(config: BridgeConfig, logger: Logger): Promise<OpenFolders> {
   const running = config.comfyuiUrl === undefined ? undefined : await askRunningComfyUI(config.comfyuiUrl);
   const installation = findInstallation(config);
   const baseDirectory = config.baseDirectory ?? running?.flags.baseDirectory ?? installation?.baseDirectory;
   if (installation === undefined && baseDirectory === undefined) throw notFound();
+  if (config.baseDirectory !== undefined && !existsSync(config.baseDirectory)) {
+    throw new BridgeError(
+      'COMFYUI_NOT_FOUND',
+      `The folder ${resolve(config.baseDirectory)}, which --base-directory names, does not exist.`,
+      { details: { path: config.baseDirectory } },
+    );
+  }
   const options = {
     installDirectory: installation?.root ?? resolve(baseDirectory ?? ''),
     baseDirectory,
@@ -319,6 +332,17 @@ export async function openFolders(config: BridgeConfig, logger: Logger): Promise
   const paths =
     running === undefined ? new FolderPaths(options) : FolderPaths.ofRunning(running.url, running.folders, options);
   return { installation, running, paths };
+}
+
+/**
+ * The user's folders, for those who can do nothing with half of them.
+ *
+ * @throws what `openFolders` and `requireSoundPaths` throw
+ */
+export async function openSoundFolders(config: BridgeConfig, logger: Logger): Promise<OpenFolders> {
+  const opened = await openFolders(config, logger);
+  requireSoundPaths(opened.paths);
+  return opened;
 }
 
 function findInstallation({ comfyui, baseDirectory }: BridgeConfig): ComfyUIInstallation | undefined {

@@ -6,6 +6,7 @@
  */
 import * as z from 'zod';
 import { InvalidRequestError } from './common/errors.js';
+import { problemsOf } from './common/problems.js';
 import { DEVICES } from './runtime/index.js';
 
 const DEFAULT_PORT = 8189; // ComfyUI itself is on 8188
@@ -245,7 +246,7 @@ export type BridgeConfig = Readonly<z.output<typeof configSchema>>;
 export function parseConfig(values: Readonly<Record<string, unknown>>): BridgeConfig {
   const parsed = configSchema.safeParse(values);
   if (!parsed.success) {
-    const problems = parsed.error.issues.map((issue) => `${flagName(issue.path[0])}: ${issue.message}`);
+    const problems = problemsOf(parsed.error, ([name]) => flagName(name));
     throw new InvalidRequestError(problems.join('; '), { details: { problems } });
   }
   if ((parsed.data.tlsKeyfile === undefined) !== (parsed.data.tlsCertfile === undefined)) {

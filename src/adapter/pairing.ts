@@ -52,6 +52,9 @@ export interface FoundEncoder {
   readonly model: VisionModel;
 }
 
+/** Files that a message names; the details have all. */
+const MAX_REFUSALS = 8;
+
 /**
  * The first encoder of a folder that fits.
  *
@@ -72,12 +75,15 @@ export async function findEncoder(
       refusals.push(`${name} (${model.family}): ${problem}`);
     } catch (error) {
       if (!(error instanceof ModelFormatError) && !(error instanceof ModelNotFoundError)) throw error;
-      refusals.push(`${name}: ${error.message.replace(/\.$/, '')}`);
+      // What is known beside it is no help here.
+      refusals.push(`${name}: ${error.message.split('. ')[0]?.replace(/\.$/, '') ?? ''}`);
     }
   }
   const searched = source.places();
+  const shown = refusals.slice(0, MAX_REFUSALS).map((refusal) => `\n  not ${refusal}`);
+  if (refusals.length > shown.length) shown.push(`\n  nor ${refusals.length - shown.length} more`);
   throw new ModelNotFoundError(
-    `Found no vision encoder for ${adapter.label}: it wants ${describeEncoderNeed(adapter)}. Looked in ${searched.join(', ') || 'no folder'}. ${refusals.length === 0 ? 'There are no files there.' : `${refusals.join('; ')}.`}`,
+    `Found no vision encoder for ${adapter.label}: it wants ${describeEncoderNeed(adapter)}. Looked in ${searched.join(', ') || 'no folder'}.${shown.length === 0 ? ' There are no files there.' : shown.join('')}`,
     { details: { adapter: adapter.path, wants: adapter.encoder ?? null, searched, refusals } },
   );
 }

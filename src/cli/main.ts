@@ -49,7 +49,8 @@ async function main(argv: readonly string[]): Promise<number> {
   try {
     const program = await createProgram(argv[2]);
     await program.parseAsync(argv);
-    return 0;
+    // A command that has printed what is wrong says so.
+    return Number(process.exitCode ?? 0);
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
     if (!(error instanceof BridgeError)) {

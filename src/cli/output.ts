@@ -1,4 +1,7 @@
 /** What commands print: one JSON document with --json, else text for people. Results go to stdout, all else to stderr. */
+import { statSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+import { InvalidRequestError } from '../common/errors.js';
 
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value, undefined, 2)}\n`);
@@ -30,4 +33,14 @@ export function formatCount(count: number): string {
     unit += 1;
   }
   return `${unit === 0 ? value : value.toPrecision(3)}${units[unit] ?? ''}`;
+}
+
+/** Sees to it before the work that its result has a place. @throws {InvalidRequestError} */
+export function requireTarget(flag: string, file: string | undefined): void {
+  if (file === undefined) return;
+  const folder = dirname(resolve(file));
+  if (statSync(folder, { throwIfNoEntry: false })?.isDirectory() !== true)
+    throw new InvalidRequestError(`${flag}: there is no folder ${folder}.`);
+  if (statSync(file, { throwIfNoEntry: false })?.isDirectory() === true)
+    throw new InvalidRequestError(`${flag}: ${file} is a folder; name a file in it.`);
 }

@@ -1,6 +1,6 @@
 /** What the commands about model files share: the user's folders, a scanned registry, and progress on the terminal. */
 import { type Command } from 'commander';
-import { dataDirectoryOf, openFolders, openRegistry } from '../bridge.js';
+import { dataDirectoryOf, openSoundFolders, openRegistry } from '../bridge.js';
 import { InvalidRequestError, ModelNotFoundError } from '../common/errors.js';
 import { modelRoots, type UsageTracker } from '../library/index.js';
 import type { FolderPaths } from '../paths/index.js';
@@ -20,7 +20,7 @@ export interface RegistrySession {
 export async function withRegistry(command: Command, work: (session: RegistrySession) => Promise<void>): Promise<void> {
   const config = configOf(command);
   const logger = createLogger('error');
-  const { paths } = await openFolders(config, logger);
+  const { paths } = await openSoundFolders(config, logger);
   await using owned = openRegistry({ roots: () => modelRoots(paths), dataDirectory: dataDirectoryOf(config), logger });
   const { registry } = owned;
   const bar = createProgressLine();

@@ -5,17 +5,18 @@
 import { closeSync, constants, fstatSync, openSync, statSync, type Stats } from 'node:fs';
 import { open, stat, type FileHandle } from 'node:fs/promises';
 
-const PROBLEM = 'it is not a regular file';
 /** Where a pipe took the place of the file after it was looked at, opening does not wait. Windows has no such flag. */
 const READ_ONLY = constants.O_RDONLY | ((constants as { O_NONBLOCK?: number }).O_NONBLOCK ?? 0);
 
 /** For reading; the caller closes it. @throws what the system says, and an Error for anything but a regular file */
 export async function openRegularFile(path: string): Promise<FileHandle> {
-  if (!(await stat(path)).isFile()) throw new Error(PROBLEM);
+  const before = await stat(path);
+  if (!before.isFile()) throw problemOf(before);
   const file = await open(path, READ_ONLY);
-  if ((await file.stat()).isFile()) return file;
+  const stats = await file.stat();
+  if (stats.isFile()) return file;
   await file.close();
-  throw new Error(PROBLEM);
+  throw problemOf(stats);
 }
 
 /**
@@ -25,10 +26,15 @@ export async function openRegularFile(path: string): Promise<FileHandle> {
  * @returns the descriptor, and what the system knows of the file.
  */
 export function openRegularFileSync(path: string, isWalked = false): { readonly file: number; readonly stats: Stats } {
-  if (!isWalked && !statSync(path).isFile()) throw new Error(PROBLEM);
+  const before = isWalked ? undefined : statSync(path);
+  if (before?.isFile() === false) throw problemOf(before);
   const file = openSync(path, READ_ONLY);
   const stats = fstatSync(file);
   if (stats.isFile()) return { file, stats };
   closeSync(file);
-  throw new Error(PROBLEM);
+  throw problemOf(stats);
+}
+
+function problemOf(stats: Stats): Error {
+  return new Error(stats.isDirectory() ? 'it is a folder, not a file' : 'it is not a regular file');
 }

@@ -149,7 +149,11 @@ export class PromptQueue implements AsyncDisposable {
       return { accepted: false, error, nodeErrors: new Map() };
     }
     const result = await validatePrompt(this.#options.table, nodes, selected, dialect);
-    if ('error' in result) return { accepted: false, ...result };
+    if ('error' in result) {
+      const { type, message, details } = result.error;
+      this.#options.logger.warn({ type, message, details, nodes: [...result.nodeErrors.keys()] }, 'prompt refused');
+      return { accepted: false, ...result };
+    }
     const promptId = id === undefined || id === null ? randomUUID() : pythonStr(id);
     const createdMs = this.#now();
     if (dialect === 'latest') extraData.set('create_time', createdMs);
@@ -302,10 +306,12 @@ export class PromptQueue implements AsyncDisposable {
     this.#running = { item, controller };
     this.#emitStatus();
     const startedMs = this.#now();
+    let failure: Record<string, unknown> | undefined;
     if (this.#mustClearCache) this.#executor.clearCache();
     this.#mustClearCache = false;
     try {
       const entry = await this.#executor.run(item, controller.signal);
+      failure = failureOf(entry);
       this.#history.set(item.promptId, entry);
       for (const oldest of this.#history.keys()) {
         if (this.#history.size <= (this.#options.maxHistory ?? MAX_HISTORY)) break;
@@ -329,7 +335,9 @@ export class PromptQueue implements AsyncDisposable {
         data: { node: null, prompt_id: item.promptId },
       });
     }
-    this.#options.logger.info({ promptId: item.promptId, ms: this.#now() - startedMs }, 'prompt executed');
+    const told = { promptId: item.promptId, ms: this.#now() - startedMs };
+    if (failure === undefined) this.#options.logger.info(told, 'prompt executed');
+    else this.#options.logger.warn({ ...told, ...failure }, 'prompt failed');
   }
 
   #emitStatus(): void {
@@ -356,4 +364,12 @@ function readExtraData(fields: JsonObject): { extraData: Map<string, JsonValue>;
   for (const secret of SECRETS) extraData.delete(secret);
   const client = extraData.get('client_id');
   return { extraData, clientId: typeof client === 'string' ? client : undefined };
+}
+
+/** What a log says of a run that failed; a run that was interrupted did not. */
+function failureOf({ status }: HistoryEntry): Record<string, unknown> | undefined {
+  const [, data] = status.messages.find(([event]) => event === 'execution_error') ?? [];
+  if (data === undefined) return undefined;
+  const { node_id: node, node_type: nodeType, exception_type: type, exception_message: message } = data;
+  return { node, nodeType, type, message: typeof message === 'string' ? message.trim() : message };
 }

@@ -14,7 +14,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import type { Metadata, Sharp, SharpOptions } from 'sharp';
 import { throwIfAborted } from '../common/abort.js';
-import { BridgeError, messageOf } from '../common/errors.js';
+import { BridgeError, messageOf, systemCodeOf } from '../common/errors.js';
 import { openRegularFile } from '../common/regular-file.js';
 import { f32Tensor, u8Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import { decodePngAnimation, readPngAnimation } from './apng.js';
@@ -94,7 +94,8 @@ export async function decodeImage(source: string | Uint8Array, options: DecodeOp
         cause: error,
       });
     }
-    throw invalid(label, `is no image that can be decoded: ${messageOf(error)}.`, error);
+    if (systemCodeOf(error) === 'ENOENT') throw invalid(label, 'does not exist.', error);
+    throw invalid(label, `is no image that can be decoded, or is damaged: ${messageOf(error)}.`, error);
   } finally {
     await file?.close();
   }

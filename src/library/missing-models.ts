@@ -12,6 +12,8 @@ interface Resolution {
    * look in; `missing`: nowhere.
    */
   readonly status: 'found' | 'renamed' | 'misplaced' | 'missing';
+  /** Why the file cannot be used, where it is broken. */
+  readonly problem?: string;
   /** The file, or the best of the candidates. */
   readonly file?: ModelEntry;
   /** What to write in place of the name. */
@@ -27,6 +29,8 @@ export interface MissingModels {
   readonly missing: number;
   readonly renamed: number;
   readonly misplaced: number;
+  /** Of those that are there, whatever their name or folder. */
+  readonly broken: number;
   /** The workflow with the names that fit here. */
   readonly repaired: JsonValue;
 }
@@ -34,7 +38,7 @@ export interface MissingModels {
 /** Looks up every reference of a workflow among the user's files. @throws {InvalidRequestError} */
 export function resolveWorkflow(workflow: JsonValue, entries: readonly ModelEntry[]): MissingModels {
   const names = new NameIndex(entries);
-  const references = findReferences(workflow).map((reference) => names.resolve(reference));
+  const references = findReferences(workflow).map((reference) => withProblem(names.resolve(reference)));
   const replacements = new Map<string, (text: string) => string>();
   for (const { place, name, replacement } of references) {
     if (replacement === undefined) continue;
@@ -49,8 +53,14 @@ export function resolveWorkflow(workflow: JsonValue, entries: readonly ModelEntr
     missing: count('missing'),
     renamed: count('renamed'),
     misplaced: count('misplaced'),
+    broken: references.filter(({ problem }) => problem !== undefined).length,
     repaired: replaceTexts(workflow, replacements),
   };
+}
+
+function withProblem(reference: ResolvedReference): ResolvedReference {
+  const { status = 'ok', problem = status } = reference.file?.row ?? {};
+  return status === 'ok' ? reference : { ...reference, problem };
 }
 
 /** The user's files by what workflows call them. */

@@ -109,22 +109,27 @@ export function missingJson({
   missing,
   renamed,
   misplaced,
+  broken,
   repaired,
 }: MissingModels): Record<string, Jsonable> {
   return {
     missing,
     renamed,
     misplaced,
-    references: references.map(({ nodeId, nodeType, name, folder, status, file, replacement, alternatives }) => ({
-      nodeId,
-      nodeType,
-      name,
-      folder: folder ?? null,
-      status,
-      path: file?.path ?? null,
-      replacement: replacement ?? null,
-      alternatives: alternatives.map(({ path }) => path),
-    })),
+    broken,
+    references: references.map(
+      ({ nodeId, nodeType, name, folder, status, file, replacement, alternatives, problem }) => ({
+        nodeId,
+        nodeType,
+        name,
+        folder: folder ?? null,
+        status,
+        path: file?.path ?? null,
+        problem: problem ?? null,
+        replacement: replacement ?? null,
+        alternatives: alternatives.map(({ path }) => path),
+      }),
+    ),
     repaired,
   };
 }

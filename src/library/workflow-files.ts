@@ -50,7 +50,7 @@ export async function readWorkflowFile(path: string): Promise<JsonValue> {
       const { size } = await file.stat();
       if (size > MAX_WORKFLOW_BYTES)
         throw new InvalidRequestError(`${path} is too large for a workflow (${size} bytes).`);
-      return parseJson((await readAt(file, 0, size)).toString('utf8'));
+      return parseJson((await readAt(file, 0, size)).toString('utf8'), { label: path });
     } finally {
       await file.close();
     }

@@ -5,6 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { BridgeError, ModelNotFoundError } from '../common/errors.js';
+import { nearNames } from '../common/problems.js';
 import { SingleFlight } from '../common/single-flight.js';
 import { silentLogger, type Logger } from '../common/logger.js';
 import {
@@ -306,7 +307,8 @@ function similarNames(wanted: string, names: readonly string[]): string[] {
   const stem = (name: string): string => base(name).replace(/\.[^.]*$/, '');
   const same = names.filter((name) => stem(name) === stem(wanted));
   if (same.length > 0 || stem(wanted) === '') return same.slice(0, MAX_SUGGESTIONS);
-  return names
-    .filter((name) => stem(name).includes(stem(wanted)) || stem(wanted).includes(stem(name)))
-    .slice(0, MAX_SUGGESTIONS);
+  const parts = names.filter((name) => stem(name).includes(stem(wanted)) || stem(wanted).includes(stem(name)));
+  if (parts.length > 0) return parts.slice(0, MAX_SUGGESTIONS);
+  const near = new Set(nearNames(stem(wanted), names.map(stem), MAX_SUGGESTIONS));
+  return names.filter((name) => near.has(stem(name))).slice(0, MAX_SUGGESTIONS);
 }

@@ -69,11 +69,13 @@ export function isJsonObject(value: JsonValue | undefined): value is JsonObject 
 interface ParseOptions {
   /** Whole floats are told from integers: for what is kept, or shown again. Default false. */
   readonly keepsFloats?: boolean;
+  /** What the text is, for the message. Default `The body`. */
+  readonly label?: string;
 }
 
 /** @throws {InvalidRequestError} with the position of what is wrong */
-export function parseJson(text: string, { keepsFloats = false }: ParseOptions = {}): JsonValue {
-  const reader = new Reader(text, keepsFloats);
+export function parseJson(text: string, { keepsFloats = false, label = 'The body' }: ParseOptions = {}): JsonValue {
+  const reader = new Reader(text, keepsFloats, label);
   const value = reader.value(0);
   reader.end();
   return value;
@@ -87,10 +89,12 @@ const PLAIN_TEXT = /"(?:[^"\\\p{Cc}]|[\u007f-\u009f])*"/uy;
 class Reader {
   readonly #text: string;
   readonly #keepsFloats: boolean;
+  readonly #label: string;
   #at = 0;
 
-  constructor(text: string, keepsFloats: boolean) {
+  constructor(text: string, keepsFloats: boolean, label: string) {
     this.#keepsFloats = keepsFloats;
+    this.#label = label;
     this.#text = text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
   }
 
@@ -196,7 +200,7 @@ class Reader {
   }
 
   #problem(what: string): InvalidRequestError {
-    return new InvalidRequestError(`The body is not JSON: at character ${this.#at}, ${what}.`, {
+    return new InvalidRequestError(`${this.#label} is not JSON: at character ${this.#at}, ${what}.`, {
       details: { position: this.#at },
     });
   }

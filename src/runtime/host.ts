@@ -68,7 +68,8 @@ export function serveOperations(operations: Readonly<Record<string, Operation>>)
   let isRunning = false;
   let idleTimer: NodeJS.Timeout | undefined;
   const send = (message: ToParent): void => {
-    if (process.connected) process.send?.(message);
+    // A parent that ends meanwhile is no failure of this process.
+    if (process.connected) process.send?.(message, undefined, undefined, () => undefined);
   };
 
   const createCall = (id: number, payload: unknown): Waiting['call'] => {

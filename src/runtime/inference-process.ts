@@ -127,7 +127,10 @@ export class InferenceProcess implements AsyncDisposable {
     clearTimeout(this.#idleTimer);
     const id = this.#nextId;
     this.#nextId += 1;
-    return { child: this.#child ?? this.#start(), id };
+    const child = this.#child ?? this.#start();
+    child.ref();
+    child.channel?.ref();
+    return { child, id };
   }
 
   /** Ends the child, whatever it does; calls in flight are answered. The next call starts a new one. */
@@ -250,6 +253,9 @@ export class InferenceProcess implements AsyncDisposable {
       void this.end();
     }, this.#options.idleReleaseMs);
     this.#idleTimer.unref();
+    // A program that waits for nothing more may end, and the child with it.
+    this.#child?.unref();
+    this.#child?.channel?.unref();
   }
 
   /** Forgets a child and answers all its calls. */

@@ -3,6 +3,7 @@
  *
  * ComfyUI takes these from a fixed configuration per family; small models carry them in `__metadata__.config`.
  */
+import { problemsOf } from '../common/problems.js';
 import * as z from 'zod';
 import type { Activation } from '../onnx/index.js';
 
@@ -88,9 +89,8 @@ export function readMetadataConfig(
   }
   const parsed = metadataConfigSchema.safeParse(json);
   if (!parsed.success) {
-    const issue = parsed.error.issues[0];
     return {
-      problem: `the entry "config" of its metadata is no vision configuration (${issue?.path.join('.') ?? ''}: ${issue?.message ?? ''})`,
+      problem: `the entry "config" of its metadata is no vision configuration (${problemsOf(parsed.error).join('; ')})`,
     };
   }
   const entry = parsed.data;

@@ -142,12 +142,40 @@ describe('paths, resolve and stats', () => {
   });
 });
 
+describe('model folders whose configuration is broken', () => {
+  it.each(['stats', 'models', 'doctor', 'paths', 'resolve'])('stop %s', async (name) => {
+    const file = join(folder, `broken-${name}.yaml`);
+    await writeFile(file, 'mine:\n  loras: "D:\\models\\x"\n');
+    const result = await inTree(
+      name,
+      ...(name === 'resolve' ? ['loras', 'x'] : []),
+      '--extra-model-paths-config',
+      file,
+    );
+    expect(result.code).toBe(1);
+    expect(result.stderr).toContain(`${file}:2:`);
+  });
+});
+
+describe('a filter that nothing fits', () => {
+  it('is named, with what there is', async () => {
+    const result = await inTree('models', '--kind', 'loras', '--data-directory', join(folder, 'data-filter'));
+    expect(result.code).toBe(0);
+    expect(result.stderr).toBe('no model matches\n  no kind is loras; here are clip_vision\n');
+  });
+});
+
 describe('wrong usage', () => {
   it.each([
     [['encode', 'x.png'], 2, /required option '--model/],
     [['frobnicate'], 2, /unknown command/],
     [['serve', '--port', '70000'], 2, /--port/],
-    [['resolve', 'lora', 'x', '--base-directory', '/nowhere'], 1, /Did you mean loras\?/],
+    [['encode', 'x.png', '--modle', 'y'], 2, /unknown option '--modle'/],
+    [['encode', 'x.png', '--model', 'y', '--out', '/nowhere/z'], 2, /--out: there is no folder \/nowhere/],
+    [['encode', 'x.png', '--model', 'y', '--out', tmpdir()], 2, /--out: .* is a folder/],
+    [['resolve', 'lora', 'x', '--base-directory', tmpdir()], 1, /Did you mean loras\?/],
+    [['stats', '--base-directory', '/nowhere'], 1, /COMFYUI_NOT_FOUND: The folder \/nowhere.* does not exist/],
+    [['serve', '--port', 'abc'], 2, /--port: a number is wanted/],
     [['paths', '--comfyui', '/nowhere'], 1, /COMFYUI_NOT_FOUND: \/nowhere is no ComfyUI/],
   ])('%j exits with %d and says why', async (args, code, message) => {
     const result = await run(...args);

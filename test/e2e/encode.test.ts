@@ -175,6 +175,20 @@ describe('tiles', () => {
   );
 });
 
+describe('a request that is nearly right', () => {
+  it('is told which parameter is not known, and which was meant', async () => {
+    const response = await post(formOf({ 'a.png': pictures[0] ?? broken }), '&precison=int8');
+    expect(response.status).toBe(400);
+    expect((await refusalOf(response)).message).toBe('there is no parameter "precison"; did you mean precision?');
+  });
+
+  it('is told how to send a picture that came as it is', async () => {
+    const response = await post(pictures[0] ?? broken, '');
+    expect(response.status).toBe(400);
+    expect((await refusalOf(response)).message).toContain('-F image=@picture.png');
+  });
+});
+
 describe('a body above the limit', () => {
   const exact = Buffer.alloc(LIMIT, 120);
 

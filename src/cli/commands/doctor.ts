@@ -15,7 +15,7 @@ import {
 } from '../../library/index.js';
 import { writeJson } from '../../protocol/json.js';
 import { addFlags } from '../options.js';
-import { formatBytes, printJson, printLine } from '../output.js';
+import { formatBytes, printJson, printLine, requireTarget } from '../output.js';
 import { createProgressLine, withRegistry, type RegistrySession } from '../registry-session.js';
 
 interface DoctorOptions {
@@ -33,6 +33,7 @@ export function doctorCommand(): Command {
     .option('--json', 'one JSON document');
   addFlags(command, ['folders']);
   return command.action(async (workflow: string | undefined, options: DoctorOptions) => {
+    requireTarget('--repaired', options.repaired);
     await withRegistry(command, async (session) => {
       if (workflow === undefined) await examine(session, options);
       else await examineWorkflow(session, workflow, options);
@@ -72,13 +73,16 @@ function printPair({ adapter, need, matches, mismatches, advice }: Pairing): voi
 
 async function examineWorkflow({ registry }: RegistrySession, path: string, options: DoctorOptions): Promise<void> {
   const result = resolveWorkflow(await readWorkflowFile(path), registry.entries());
-  if (options.repaired !== undefined) await writeFile(options.repaired, writeJson(result.repaired));
+  if (options.repaired !== undefined) {
+    await writeFile(options.repaired, writeJson(result.repaired));
+    process.stderr.write(`written to ${options.repaired}\n`);
+  }
   if (options.json === true) printLine(writeJson(missingJson(result)));
   else printReferences(result);
 }
 
-function printReferences({ references, missing, renamed, misplaced }: MissingModels): void {
-  for (const { status, name, folder, nodeType, nodeId, file, replacement } of references) {
+function printReferences({ references, missing, renamed, misplaced, broken }: MissingModels): void {
+  for (const { status, name, folder, nodeType, nodeId, file, replacement, problem } of references) {
     const where = `${nodeType} ${nodeId}${folder === undefined ? '' : `, ${folder}`}`;
     const told =
       status === 'renamed'
@@ -86,9 +90,10 @@ function printReferences({ references, missing, renamed, misplaced }: MissingMod
         : status === 'misplaced'
           ? `: it lies in ${file?.path ?? ''}, where this node does not look`
           : '';
-    printLine(`${status.padEnd(9)} ${name} (${where})${told}`);
+    printLine(`${(problem === undefined ? status : 'broken').padEnd(9)} ${name} (${where})${told}`);
+    if (problem !== undefined) printLine(`          ${file?.path ?? name}: ${problem}`);
   }
   printLine(
-    `${references.length} models: ${missing} missing, ${renamed} under another name, ${misplaced} in another folder.`,
+    `${references.length} models: ${missing} missing, ${renamed} under another name, ${misplaced} in another folder, ${broken} broken.`,
   );
 }

@@ -2,7 +2,7 @@
 import { writeFile } from 'node:fs/promises';
 import { existsSync } from 'node:fs';
 import { Command, Option } from 'commander';
-import { dataDirectoryOf, openFolders, visionOptionsOf } from '../../bridge.js';
+import { dataDirectoryOf, openSoundFolders, visionOptionsOf } from '../../bridge.js';
 import { BridgeError, messageOf } from '../../common/errors.js';
 import { serializeSafetensors } from '../../formats/index.js';
 import { preprocess, readImageInput, type Crop } from '../../image/index.js';
@@ -20,11 +20,11 @@ import { createVisionServices } from '../../vision-services.js';
 import { createLogger } from '../logger.js';
 import { createProgress } from '../progress.js';
 import { addFlags, configOf } from '../options.js';
-import { printJson, printLine } from '../output.js';
+import { printJson, printLine, requireTarget } from '../output.js';
 import { printTable } from '../table.js';
 
 interface EncodeFlags {
-  readonly model: string;
+  readonly model?: string;
   readonly crop: Crop;
   readonly precision: Precision;
   readonly tiles?: number;
@@ -40,7 +40,7 @@ export function encodeCommand(): Command {
   const command = new Command('encode')
     .description('encode images with a CLIP vision encoder')
     .argument('<image...>', 'image files; the batch is in their order')
-    .requiredOption('--model <name>', 'a model of the clip_vision folder, or a path')
+    .option('--model <name>', 'a model of the clip_vision folder, or a path')
     .addOption(
       new Option('--crop <how>', 'center keeps the aspect ratio, none stretches')
         .choices(['center', 'none'])
@@ -69,6 +69,10 @@ export function encodeCommand(): Command {
     .option('--json', 'one JSON document');
   addFlags(command, ['folders', 'engine']);
   return command.action(async (images: string[], flags: EncodeFlags) => {
+    // Not a required option: a misspelt flag would be told as this one's absence.
+    const { model: name } = flags;
+    if (name === undefined) return command.error("error: required option '--model <name>' not specified");
+    requireTarget('--out', flags.out);
     const logger = createLogger('warn');
     const config = configOf(command);
     await using services = createVisionServices({
@@ -77,9 +81,9 @@ export function encodeCommand(): Command {
       logger,
     });
     const { engine } = services;
-    const path = existsSync(flags.model)
-      ? flags.model
-      : await (await openFolders(config, logger)).paths.resolve('clip_vision', flags.model);
+    const path = existsSync(name)
+      ? name
+      : await (await openSoundFolders(config, logger)).paths.resolve('clip_vision', name);
     const model = await engine.open(path);
     const { outputs, pixels, failures } = await encodeAll(engine, model, images, flags);
     for (const { image, error } of failures) process.stderr.write(`error: ${image}: ${messageOf(error)}\n`);

@@ -1,9 +1,10 @@
 /** `vision-bridge models`: files by what they are. */
 import { Command, Option } from 'commander';
 import { InvalidRequestError } from '../../common/errors.js';
+import { problemsOf } from '../../common/problems.js';
 import { DEFAULT_FIELDS, modelJson } from '../../library/index.js';
 import { modelQuerySchema } from '../../protocol/registry.js';
-import { MODEL_FIELDS, SORT_FIELDS } from '../../registry/index.js';
+import { MODEL_FIELDS, SORT_FIELDS, type ModelQuery, type ModelRegistry } from '../../registry/index.js';
 import { addFlags } from '../options.js';
 import { formatBytes, formatCount } from '../output.js';
 import { OUTPUT_FORMATS, plainText, printRows, withRegistry, type OutputFormat } from '../registry-session.js';
@@ -29,6 +30,18 @@ const FILTERS: readonly (readonly [flag: string, description: string])[] = [
   ['--max-bytes <number>', 'at most so large'],
 ];
 
+/** Filters that choose a value, and the field that has it. */
+const FILTERED_FIELDS = {
+  folder: 'folder',
+  kind: 'kind',
+  base: 'base',
+  dtype: 'dtype',
+  format: 'format',
+  algorithm: 'algorithm',
+  encoder: 'encoder',
+  status: 'status',
+} as const;
+
 export function modelsCommand(): Command {
   const command = new Command('models').description('list model files by what they are');
   for (const [flag, description] of FILTERS) command.option(flag, description);
@@ -51,12 +64,11 @@ export function modelsCommand(): Command {
         ),
       );
       if (!query.success)
-        throw new InvalidRequestError(
-          query.error.issues.map(({ path, message }) => `--${path.join('.')}: ${message}`).join('; '),
-        );
+        throw new InvalidRequestError(problemsOf(query.error, (path) => `--${path.join('.')}`).join('; '));
       const fields = fieldsOf(options['fields']);
       await withRegistry(command, ({ registry }) => {
         const { models } = registry.query(query.data);
+        if (models.length === 0) explainNothing(registry, query.data);
         const rows = models.map((entry) => modelJson(entry, fields));
         printRows(options.json === true ? 'json' : options.format, fields, rows, (field, value) => {
           if (typeof value !== 'number') return plainText(value);
@@ -66,6 +78,17 @@ export function modelsCommand(): Command {
       });
     },
   );
+}
+
+/** Says which filter nothing has, and what there is instead. */
+function explainNothing(registry: ModelRegistry, query: ModelQuery): void {
+  process.stderr.write('no model matches\n');
+  for (const [flag, field] of Object.entries(FILTERED_FIELDS)) {
+    const wanted = query[flag as keyof typeof FILTERED_FIELDS];
+    if (wanted === undefined || registry.query({ [flag]: wanted }).models.length > 0) continue;
+    const known = new Set(registry.entries().map((entry) => MODEL_FIELDS[field]?.(entry) ?? 'unknown'));
+    process.stderr.write(`  no ${field} is ${wanted}; here are ${[...known].map(String).sort().join(', ')}\n`);
+  }
 }
 
 function fieldsOf(text: unknown): readonly string[] {

@@ -16,6 +16,7 @@ export function pathsCommand(): Command {
   return command.action(async (options: { list?: boolean; json?: boolean }) => {
     const { installation, running, paths } = await openFolders(configOf(command), createLogger('warn'));
     const folders = await Promise.all(paths.names().map((name) => describeFolder(paths, name, options.list === true)));
+    const isBroken = paths.problems.some(({ severity }) => severity === 'error');
     if (options.json === true) {
       printJson({
         comfyui: installation ?? null,
@@ -25,6 +26,7 @@ export function pathsCommand(): Command {
         folders,
         problems: paths.problems,
       });
+      if (isBroken) process.exitCode = 1;
       return;
     }
     printLine(
@@ -50,6 +52,7 @@ export function pathsCommand(): Command {
     for (const { severity, file, line, column, message } of paths.problems) {
       process.stderr.write(`${severity}: ${file}${line === undefined ? '' : `:${line}:${column ?? 1}`}: ${message}\n`);
     }
+    if (isBroken) process.exitCode = 1;
   });
 }
 

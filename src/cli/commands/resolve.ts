@@ -1,6 +1,6 @@
 /** `vision-bridge resolve FOLDER NAME`: the file that ComfyUI would open. */
 import { Command } from 'commander';
-import { openFolders } from '../../bridge.js';
+import { openSoundFolders } from '../../bridge.js';
 import { createLogger } from '../logger.js';
 import { addFlags, configOf } from '../options.js';
 import { printJson, printLine } from '../output.js';
@@ -13,7 +13,7 @@ export function resolveCommand(): Command {
     .option('--json', 'one JSON document');
   addFlags(command, ['folders']);
   return command.action(async (folder: string, name: string, options: { json?: boolean }) => {
-    const { paths } = await openFolders(configOf(command), createLogger('error'));
+    const { paths } = await openSoundFolders(configOf(command), createLogger('error'));
     const path = await paths.resolve(folder, name);
     if (options.json === true) printJson({ folder, name, path });
     else printLine(path);

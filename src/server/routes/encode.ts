@@ -20,6 +20,7 @@ import {
   type VisionOutput,
 } from '../../vision/index.js';
 import { readForm, type FormPart } from '../multipart.js';
+import { parseQuery } from '../query.js';
 import { abortWhenClosed, SAFETENSORS, sendJson, sendParts } from '../reply.js';
 import { leaseTensorMemory } from '../tensor-body.js';
 
@@ -52,20 +53,14 @@ function registerEncode(app: FastifyInstance, bridge: Bridge): void {
   const maxBytes = maxUploadBytes(bridge.config);
   const leaseOf = leaseTensorMemory(app, maxBytes);
   app.post('/bridge/v1/encode', async (request, reply) => {
-    const query = encodeQuerySchema.safeParse(request.query);
-    if (!query.success) {
-      throw new InvalidRequestError(
-        query.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; '),
-      );
-    }
-    const { model: name, folder, crop, precision, tiles, tiles_ratio: tilesRatio } = query.data;
+    const query = parseQuery(encodeQuerySchema, request);
+    const { model: name, folder, crop, precision, tiles, tiles_ratio: tilesRatio } = query;
     if (isAbsolute(name))
       throw new InvalidRequestError('A model is named relative to its folder, not by an absolute path.');
     const closed = abortWhenClosed(reply);
     let runMs = 0;
     const model = await bridge.vision.open(await bridge.paths.resolve(folder, name), { signal: closed });
-    const { intermediate_output: intermediate, outputs = intermediate === 'all' ? model.outputs : undefined } =
-      query.data;
+    const { intermediate_output: intermediate, outputs = intermediate === 'all' ? model.outputs : undefined } = query;
     const options = {
       crop,
       precision,
@@ -211,8 +206,18 @@ function joinFiles(
 }
 
 /** The tensor of a safetensors body. */
+/** PNG, JPEG, GIF or WebP, by their first bytes. No header of safetensors is so long as these read as its length. */
+function isPicture(bytes: Buffer): boolean {
+  return /^(?:\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP)/s.test(bytes.toString('latin1', 0, 12));
+}
+
 async function encodeBody(request: FastifyRequest, signal: AbortSignal, encoder: Encoder): Promise<Encoded> {
   if (!(request.body instanceof Buffer) || request.body.length === 0) throw noImage();
+  if (isPicture(request.body)) {
+    throw new InvalidRequestError(
+      'The body is a picture itself. Send it as a form, with the picture in the field "image": curl -F image=@picture.png …',
+    );
+  }
   const { tensors } = parseSafetensors(request.body, 'The request body');
   const pixelValues = tensors.get('pixel_values');
   const image = tensors.get('image');

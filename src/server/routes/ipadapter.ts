@@ -34,6 +34,7 @@ import type { Jsonable } from '../../protocol/json.js';
 import type { F32Tensor, Tensor, U8Tensor } from '../../tensor/tensor.js';
 import type { VisionModel } from '../../vision/index.js';
 import { readForm } from '../multipart.js';
+import { parseQuery } from '../query.js';
 import { abortWhenClosed, SAFETENSORS, sendJson } from '../reply.js';
 
 const MAX_LAYERS = 1000;
@@ -323,12 +324,4 @@ function againstOf({ negative }: Pictures): Pick<ReferenceOptions, 'negative'> {
 
 function sendEmbeds(reply: FastifyReply, embeds: IPAdapterEmbeds): FastifyReply {
   return reply.header('content-type', SAFETENSORS).send(Buffer.from(serializeEmbeds(embeds).buffer));
-}
-
-function parseQuery<T extends z.ZodType>(schema: T, request: FastifyRequest): z.output<T> {
-  const query = schema.safeParse(request.query);
-  if (query.success) return query.data;
-  throw new InvalidRequestError(
-    query.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; '),
-  );
 }

@@ -7,6 +7,7 @@ import { InvalidRequestError } from '../../common/errors.js';
 import { parseSafetensors, serializeSafetensors } from '../../formats/index.js';
 import { decodeInputs, encodeOutputs } from '../../nodes/index.js';
 import { isJsonObject, parseJson, writeJson } from '../../protocol/json.js';
+import { parseQuery } from '../query.js';
 import { abortWhenClosed, pathText, SAFETENSORS } from '../reply.js';
 
 const MAX_ID_LENGTH = 200;
@@ -18,10 +19,7 @@ export const nodeQuerySchema = z.object({
 
 export function registerNodeRoutes(app: FastifyInstance, { nodeCalls, paths, vision, ipadapter }: Bridge): void {
   app.post('/bridge/v1/nodes/:classType', async (request, reply) => {
-    const query = nodeQuerySchema.safeParse(request.query);
-    if (!query.success)
-      throw new InvalidRequestError(`call_id and client_id are texts of at most ${MAX_ID_LENGTH} characters.`);
-    const { call_id: callId = randomUUID(), client_id: clientId } = query.data;
+    const { call_id: callId = randomUUID(), client_id: clientId } = parseQuery(nodeQuerySchema, request);
     const definition = nodeCalls.definition(pathText(request, 'classType'));
     if (!(request.body instanceof Buffer) || request.body.length === 0)
       throw new InvalidRequestError('The body is a safetensors document with "inputs" as JSON in its metadata.');

@@ -24,6 +24,7 @@ import { isJsonObject, type Jsonable } from '../../protocol/json.js';
 import { groupingSchema, modelQuerySchema } from '../../protocol/registry.js';
 import { findDuplicates, MODEL_FIELDS, type ModelEntry, type ModelRegistry } from '../../registry/index.js';
 import { modelPicture } from '../model-files.js';
+import { parseQuery } from '../query.js';
 import { abortWhenClosed, pathText, queryText, readJsonBody, sendJson } from '../reply.js';
 
 const DEFAULT_LIMIT = 1000;
@@ -49,15 +50,14 @@ export function registerRegistryRoutes(app: FastifyInstance, { registry, usage }
 
   app.get('/bridge/v1/stats', async (request, reply) => {
     await ready(request);
-    const by = parse(groupingSchema, queryText(request, 'by') ?? 'folder', 'by');
+    const { by = 'folder' } = parseQuery(REGISTRY_QUERIES.stats, request);
     return sendJson(reply, { ...statsJson(registry.stats(by)), scan: { ...registry.progress } });
   });
 
   app.get('/bridge/v1/models', async (request, reply) => {
     await ready(request);
-    // Parameters that are no filters are passed over.
-    const query = parse(modelQuerySchema, request.query, 'query');
-    const chosen = parseFields(queryText(request, 'fields'));
+    const { fields, ...query } = parseQuery(REGISTRY_QUERIES.models, request);
+    const chosen = parseFields(fields);
     const { total, models } = registry.query({ limit: DEFAULT_LIMIT, ...query });
     return sendJson(reply, {
       total,
@@ -156,13 +156,6 @@ function findEntry(registry: ModelRegistry, folder: string, name: string): Model
     );
   if (found !== undefined) return found;
   throw new ModelNotFoundError(`No ${folder} model is called "${name}".`, { details: { folder, name } });
-}
-
-function parse<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  const problems = parsed.error.issues.map(({ path, message }) => `${[what, ...path].join('.')}: ${message}`);
-  throw new InvalidRequestError(problems.join('; '));
 }
 
 function parseFields(fields: unknown): readonly string[] {

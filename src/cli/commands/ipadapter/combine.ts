@@ -10,7 +10,7 @@ import {
   weighEmbeds,
   type CombineMode,
 } from '../../../adapter/index.js';
-import { printJson, printLine } from '../../output.js';
+import { printJson, printLine, requireTarget } from '../../output.js';
 import { parseNumbers } from './numbers.js';
 
 interface CombineFlags {
@@ -29,6 +29,7 @@ export function combineCommand(): Command {
     .requiredOption('--out <file>', 'the .safetensors file to write')
     .option('--json', 'one JSON document')
     .action(async (files: string[], { method, out, weights, json }: CombineFlags) => {
+      requireTarget('--out', out);
       const factors = weights === undefined ? [] : parseNumbers(weights, '--weights');
       const list = [];
       for (const [i, file] of files.entries())

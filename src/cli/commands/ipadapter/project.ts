@@ -19,7 +19,7 @@ import { decodeImage } from '../../../image/index.js';
 import type { Precision } from '../../../vision/index.js';
 import { createLogger } from '../../logger.js';
 import { addFlags } from '../../options.js';
-import { printJson, printLine } from '../../output.js';
+import { printJson, printLine, requireTarget } from '../../output.js';
 import { printTable } from '../../table.js';
 import { parseNumbers } from './numbers.js';
 import { openAdapterRooms, openPair, type AdapterServices, type PairFlags } from './rooms.js';
@@ -66,6 +66,8 @@ export function projectCommand(): Command {
     .option('--json', 'one JSON document');
   addFlags(command, ['folders', 'engine']);
   return command.action(async (images: string[], flags: ProjectFlags) => {
+    requireTarget('--out', flags.out);
+    requireTarget('--save-embeds', flags.saveEmbeds);
     if ((images.length === 0) === (flags.embeds === undefined))
       throw new InvalidRequestError('Give pictures, or --embeds FILE: one of the two.');
     await using rooms = await openAdapterRooms(command, createLogger('warn'));

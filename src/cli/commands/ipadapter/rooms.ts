@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { findEncoder, openFacePack, type AdapterPair, type ModelSource } from '../../../adapter/index.js';
-import { createIPAdapterServices, dataDirectoryOf, openFolders, visionOptionsOf } from '../../../bridge.js';
+import { createIPAdapterServices, dataDirectoryOf, openSoundFolders, visionOptionsOf } from '../../../bridge.js';
 import type { Logger } from '../../../common/logger.js';
 import { createVisionServices } from '../../../vision-services.js';
 import type { VisionEngine } from '../../../vision/index.js';
@@ -19,7 +19,7 @@ export interface AdapterRooms extends AsyncDisposable {
 /** Starts nothing yet: the inference process begins with the first encode. */
 export async function openAdapterRooms(command: Command, logger: Logger): Promise<AdapterRooms> {
   const config = configOf(command);
-  const { paths } = await openFolders(config, logger);
+  const { paths } = await openSoundFolders(config, logger);
   const services = createVisionServices({
     ...visionOptionsOf(config),
     dataDirectory: dataDirectoryOf(config),
