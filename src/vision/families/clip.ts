@@ -140,15 +140,15 @@ export const clip: VisionFamily = {
       ['penultimate_hidden_states', penultimate],
     ]);
     if (outputs.includes('image_embeds')) {
-      // Two tokens of each picture, of which one counts: a product of a single row adds up in another order than one of
-      // several, and the last bits of a picture's embeds would tell whether it was encoded alone.
-      const tokens = g.reshape(g.slice(last, 1, 0, 2), [-1, config.hiddenSize]);
-      const normed = layerNorm(g, tokens, weights.norm('vision_model.post_layernorm'), config.layerNormEps);
+      // Of all tokens, though only the first one's counts: a product of few rows is split among the processor's cores, and
+      // added up, in another way, so that the last bits of a picture's embeds would tell whether it was encoded alone.
+      const normed = layerNorm(g, states.last, weights.norm('vision_model.post_layernorm'), config.layerNormEps);
       const weight = weights.value(PROJECTION);
       const projected = weights.isTransposed(PROJECTION)
         ? g.op('MatMul', [normed, weight])
         : linear(g, normed, { weight });
-      values.set('image_embeds', classTokenOf(g, g.reshape(projected, [-1, 2, config.projectionDim ?? 0])));
+      const embeds = g.reshape(projected, [-1, tokensOf(config), config.projectionDim ?? 0]);
+      values.set('image_embeds', classTokenOf(g, embeds));
     }
     if (outputs.includes('mm_projected')) {
       const patches = g.reshape(g.slice(penultimate, 1, 1, tokensOf(config)), [-1, config.hiddenSize]);
