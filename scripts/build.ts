@@ -29,6 +29,7 @@ const ENTRIES = [
   'src/bridge.ts',
   'src/runtime/index.ts',
   'src/vision-services.ts',
+  'src/workers/index.ts',
 ];
 /** What processes and threads start with. */
 const PROGRAMS = readdirSync('src/workers').flatMap((file) => (file === 'index.ts' ? [] : `src/workers/${file}`));
