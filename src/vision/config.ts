@@ -3,8 +3,8 @@
  *
  * ComfyUI takes these from a fixed configuration per family; small models carry them in `__metadata__.config`.
  */
-import { problemsOf } from '../common/problems.js';
 import * as z from 'zod';
+import { problemsOf } from '../common/problems.js';
 import type { Activation } from '../onnx/index.js';
 
 export interface VisionConfig {

@@ -205,12 +205,12 @@ function joinFiles(
   return { output: joinEncoded(parts, total, ratio), indices: isPair ? [0, 0] : indices, errors };
 }
 
-/** The tensor of a safetensors body. */
 /** PNG, JPEG, GIF or WebP, by their first bytes. No header of safetensors is so long as these read as its length. */
 function isPicture(bytes: Buffer): boolean {
   return /^(?:\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP)/s.test(bytes.toString('latin1', 0, 12));
 }
 
+/** The tensor of a safetensors body. */
 async function encodeBody(request: FastifyRequest, signal: AbortSignal, encoder: Encoder): Promise<Encoded> {
   if (!(request.body instanceof Buffer) || request.body.length === 0) throw noImage();
   if (isPicture(request.body)) {

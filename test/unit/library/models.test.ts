@@ -153,3 +153,19 @@ describe('missing models', () => {
     expect(usage.gone).toEqual([{ name: 'nothing.pt', count: 1 }]);
   });
 });
+
+it('tells a model of a workflow that is there but broken from one that can be used', async () => {
+  await using own = await makeTestRegistry();
+  await writeSparseModel(join(own.models, 'loras/sound.safetensors'), kohyaLora(2, 4));
+  await writeFile(join(own.models, 'loras/page.safetensors'), '<!DOCTYPE html><html><body>Log in</body></html>');
+  await own.registry.scan();
+  const node = (name: string): string => `{"class_type": "LoraLoaderModelOnly", "inputs": {"lora_name": "${name}"}}`;
+  const workflow = parseJson(`{"1": ${node('sound.safetensors')}, "2": ${node('page.safetensors')}}`);
+  const { references, broken, missing } = resolveWorkflow(workflow, own.registry.entries());
+  expect({ broken, missing }).toEqual({ broken: 1, missing: 0 });
+  expect(references.map(({ name, status, problem }) => [name, status, problem === undefined])).toEqual([
+    ['sound.safetensors', 'found', true],
+    ['page.safetensors', 'found', false],
+  ]);
+  expect(references[1]?.problem).toContain('web page');
+});
