@@ -1,5 +1,5 @@
 /** A prompt queue with nodes of a test's own, and the events it sends. */
-import { silentLogger } from '../../src/common/logger.js';
+import { silentLogger, type Logger } from '../../src/common/logger.js';
 import { PromptQueue, type GraphEvent, type NodeDefinition, type Submission } from '../../src/graph/index.js';
 import { parseJson, writeJson } from '../../src/protocol/json.js';
 import type { HistoryEntry } from '../../src/protocol/prompt.js';
@@ -27,7 +27,7 @@ export interface TestQueue extends AsyncDisposable {
 
 export function startQueue(
   nodes: readonly NodeDefinition[],
-  options: { maxPending?: number; maxHistory?: number } = {},
+  options: { maxPending?: number; maxHistory?: number; logger?: Logger } = {},
 ): TestQueue {
   const queue = new PromptQueue({
     table: new Map(nodes.map((definition) => [definition.classType, definition])),
