@@ -13,15 +13,15 @@ function play(msOfRun: (size: number) => number, { waiting = 64, runs = 20, larg
 
 describe('MicroBatch', () => {
   it('stays with one picture where batches are slower', () => {
-    const sizes = play((size) => 100 * size ** 1.1);
+    const sizes = play((size) => 100 * size ** 1.2);
     expect(sizes.slice(0, 4)).toEqual([1, 1, 2, 2]);
     expect(new Set(sizes.slice(4))).toEqual(new Set([1]));
   });
 
-  it('stays with one where they are as fast, and has tried them all', () => {
+  it('takes the largest of those that are as fast, which are all', () => {
     const sizes = play((size) => 10 * size);
     expect(new Set(sizes)).toEqual(new Set([1, 2, 4, 8, 16, 32, 64]));
-    expect(sizes.at(-1)).toBe(1);
+    expect(sizes.at(-1)).toBe(64);
   });
 
   it('goes on to larger ones where they are faster, also where that shows late', () => {
@@ -41,13 +41,37 @@ describe('MicroBatch', () => {
     expect(Math.max(...play((size) => 10 + size, { largest: 16 }))).toBe(16);
   });
 
-  it('is not misled by the first run, which pays for new memory', () => {
-    let runs = 0;
+  it('is not misled by the first run of a size, which pays for new memory', () => {
+    const seen = new Set<number>();
     const sizes = play((size) => {
-      runs += 1;
-      return 100 * size + (runs === 1 ? 5000 : 0);
+      const isFirst = !seen.has(size);
+      seen.add(size);
+      return 100 * size ** 1.05 * (isFirst ? 3 : 1);
     });
     expect(sizes.at(-1)).toBe(1);
+  });
+
+  it('is not kept from a size of eight that is faster by runs of two and four that others made slower', () => {
+    const factor = new Map([
+      [2, 1.06],
+      [4, 1.04],
+      [8, 0.93],
+    ]);
+    expect(play((size) => 430 * size * (factor.get(size) ?? 1), { waiting: 8, runs: 12 }).at(-1)).toBe(8);
+  });
+
+  it('judges a size by its last runs: one that was fast once does not count for ever', () => {
+    let runs = 0;
+    const sizes = play(
+      (size) => {
+        runs += 1;
+        if (size === 1) return runs === 1 ? 80 : 100;
+        return 90 * size;
+      },
+      { waiting: 2, runs: 12 },
+    );
+    expect(sizes.slice(0, 4)).toEqual([1, 1, 2, 2]);
+    expect(sizes.at(-1)).toBe(2);
   });
 
   it('tries a size that failed no more', () => {
