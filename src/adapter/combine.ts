@@ -5,6 +5,7 @@
  */
 import { InvalidRequestError } from '../common/errors.js';
 import { elementCount, f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+import { joinBatch } from '../vision/index.js';
 
 /**
  * `concat` keeps all pictures, and the layers attend to all their tokens together; the others make one of them:
@@ -77,21 +78,16 @@ export function fitRows(tensor: F32Tensor, rows: number): F32Tensor {
 export function stackRows(tensors: readonly F32Tensor[], what: string): F32Tensor {
   const [first] = tensors;
   if (first === undefined) throw new InvalidRequestError(`There are no ${what} to combine.`);
-  const inner = first.shape.slice(1);
-  const odd = tensors.find(({ shape }) => shape.slice(1).join() !== inner.join());
-  if (odd !== undefined) {
-    throw new InvalidRequestError(
-      `The ${what} do not go together: [${first.shape.join(', ')}] and [${odd.shape.join(', ')}] come from different encoders or adapters.`,
-    );
-  }
-  if (tensors.length === 1) return first;
-  const out = new Float32Array(tensors.reduce((total, { data }) => total + data.length, 0));
-  let position = 0;
-  let rows = 0;
-  for (const { shape, data } of tensors) {
-    out.set(data, position);
-    position += data.length;
-    rows += shape[0] ?? 0;
-  }
-  return f32Tensor([rows, ...inner], out);
+  requireAlike(tensors, what);
+  return joinBatch(tensors);
+}
+
+/** @throws {InvalidRequestError} when tensors differ in more than rows */
+export function requireAlike([first, ...others]: readonly F32Tensor[], what: string): void {
+  const inner = first?.shape.slice(1).join();
+  const odd = others.find(({ shape }) => shape.slice(1).join() !== inner);
+  if (first === undefined || odd === undefined) return;
+  throw new InvalidRequestError(
+    `The ${what} do not go together: [${first.shape.join(', ')}] and [${odd.shape.join(', ')}] come from different encoders or adapters.`,
+  );
 }

@@ -7,17 +7,28 @@ import { abortable } from '../common/abort.js';
 import { BridgeError, InvalidRequestError, ModelFormatError } from '../common/errors.js';
 import { readModelHeader } from '../formats/index.js';
 import type { Device, InferenceProcess, Progress } from '../runtime/index.js';
-import { elementCount, f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
-import { joinBatch, type Precision, type VisionModel } from '../vision/index.js';
+import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
+import type { Precision, VisionModel } from '../vision/index.js';
+import { requireAlike } from './combine.js';
 import type { ProjectionInput } from './families/index.js';
-import { unreadRows, type AdapterFeatures } from './feature-rows.js';
+import type { AdapterFeatures } from './feature-rows.js';
 import { keysName, valuesName } from './graph.js';
 import { keptPlace } from './kept-projection.js';
 import { resolveAdapter, type AdapterOptions, type IPAdapterModel } from './model.js';
 import type { NoiseOptions } from './noise.js';
 import { PROJECT_OPERATION, type ProjectInputs, type ProjectReply, type ProjectRequest } from './operation.js';
 import { PICTURES_OPERATION, type PicturesReply, type PicturesRequest } from './pictures-operation.js';
-import { hashRows, TokenCache, type TokenMemory, type TokenShelf } from './token-cache.js';
+import {
+  copyRows,
+  gatherRows,
+  missingRows,
+  readRows,
+  recallNamed,
+  rowAt,
+  stack,
+  type NamedRows,
+} from './projection-rows.js';
+import { TokenCache, type TokenMemory, type TokenShelf } from './token-cache.js';
 
 /** What a projection gives. All tensors are f32 and owned by the caller. */
 export interface IPAdapterTokens {
@@ -50,17 +61,7 @@ interface AdapterMemory extends TokenMemory {
 const MAX_ROWS = 4096;
 
 /** What one call to the inference process is asked for, beside the rows themselves. */
-type ProjectSettings = Omit<ProjectRequest, 'inputs' | 'tokens' | 'layers' | 'kept'>;
-
-/** Rows of features, and what is known of them. */
-interface NamedRows {
-  /** Name the content of every row: equal hashes, equal tokens. */
-  readonly hashes: readonly string[];
-  /** Empty where the tokens of all rows are kept. */
-  readonly inputs: ProjectInputs;
-  /** Tokens that are kept, by hash. */
-  readonly kept: ReadonlyMap<string, F32Tensor>;
-}
+type ProjectSettings = Omit<ProjectRequest, 'batches' | 'tokens' | 'layers' | 'kept'>;
 
 interface ProjectContext {
   readonly settings: ProjectSettings;
@@ -106,6 +107,22 @@ export class AdapterEngine {
     features: AdapterFeatures,
     options: ProjectOptions = {},
   ): Promise<IPAdapterTokens> {
+    const [tokens] = await this.projectAll(model, [features], options);
+    if (tokens === undefined) throw new BridgeError('INTERNAL', 'the adapter gave no tokens');
+    return tokens;
+  }
+
+  /**
+   * Projects several features in one call, such as those of both halves of a guided step. What is there several times is
+   * computed once.
+   *
+   * @throws what `project` throws
+   */
+  async projectAll(
+    model: IPAdapterModel,
+    list: readonly AdapterFeatures[],
+    options: ProjectOptions = {},
+  ): Promise<IPAdapterTokens[]> {
     const layers = options.layers === 'all' ? model.layers : (options.layers ?? []);
     checkLayers(model, layers);
     const { faceIdV2Scale: scale = 1, precision = 'comfy', device = 'cpu' } = options;
@@ -120,23 +137,20 @@ export class AdapterEngine {
             device,
             isFaceIdV2 ? `v2 ${scale}` : '',
           ]);
-    const rows = recallNamed(features, shelf) ?? (await readRows(model, features, shelf, options.signal));
-    const found = await this.#projectDistinct(model, rows, layers, { settings, shelf, options });
-    // Black pictures stand against every reference: what is there several times is projected once.
-    const distinct = [...new Set(rows.hashes)];
-    const places = rows.hashes.map((hash) => distinct.indexOf(hash));
-    return {
-      tokens: gatherRows(found.tokens, places),
-      layers: new Map(
-        layers.map((layer) => {
-          const keys = found.keyValues[keysName(layer)];
-          const values = found.keyValues[valuesName(layer)];
-          if (keys === undefined || values === undefined)
-            throw new BridgeError('INTERNAL', `layer ${layer} is missing`);
-          return [layer, { keys: gatherRows(keys, places), values: gatherRows(values, places) }];
-        }),
+    const require = (features: AdapterFeatures): ProjectInputs => requireFeatures(model, features);
+    const parts = await Promise.all(
+      list.map(
+        async (features) => recallNamed(features, shelf) ?? (await readRows(features, require, shelf, options.signal)),
       ),
-    };
+    );
+    for (const [input, what] of Object.entries(INPUT_WORDS) as [ProjectionInput, string][])
+      requireAlike(
+        parts.flatMap(({ inputs }) => inputs[input] ?? []),
+        what,
+      );
+    const distinct = [...new Set(parts.flatMap(({ hashes }) => hashes))];
+    const found = await this.#projectDistinct(model, distinct, parts, layers, { settings, shelf, options });
+    return shareTokens(found, distinct, parts, layers);
   }
 
   /**
@@ -146,17 +160,17 @@ export class AdapterEngine {
    */
   async #projectDistinct(
     model: IPAdapterModel,
-    { hashes: all, inputs, kept: known }: NamedRows,
+    distinct: readonly string[],
+    parts: readonly NamedRows[],
     layers: readonly number[],
     { settings, shelf, options }: ProjectContext,
   ): Promise<Omit<ProjectReply, 'stamp'>> {
-    const hashes = [...new Set(all)];
-    const found = new Map(known);
-    const missing = hashes.filter((hash) => !found.has(hash));
-    const isNew = missing.length === hashes.length;
-    if (missing.length > 0) {
+    const found = new Map(parts.flatMap(({ kept }) => [...kept]));
+    const missing = missingRows(parts);
+    const isNew = missing.hashes.length === distinct.length;
+    if (missing.hashes.length > 0) {
       const kept = settings.isInt8 ? await abortable(this.#keptPlace(model), options.signal) : {};
-      const request = { ...settings, ...kept, inputs: pickRows(inputs, all, missing), layers: isNew ? layers : [] };
+      const request = { ...settings, ...kept, batches: missing.batches, layers: isNew ? layers : [] };
       const made = await this.#call(request, options);
       if (made.keepingError !== undefined) {
         const reason = made.keepingError;
@@ -165,7 +179,7 @@ export class AdapterEngine {
           'the int8 form of this projection is not kept: it is made at every start',
         );
       }
-      missing.forEach((hash, i) => {
+      missing.hashes.forEach((hash, i) => {
         const own = rowAt(made.tokens, i);
         found.set(hash, own);
         // A file that was replaced meanwhile was run as it is now.
@@ -173,7 +187,7 @@ export class AdapterEngine {
       });
       if (isNew) return made;
     }
-    const tokens = stack(hashes.map((hash) => found.get(hash)));
+    const tokens = stack(distinct.flatMap((hash) => found.get(hash) ?? []));
     if (layers.length === 0) return { tokens, keyValues: {} };
     return this.#call({ ...settings, tokens, layers }, options);
   }
@@ -227,41 +241,27 @@ export class AdapterEngine {
   }
 }
 
-/** Tokens of features that nobody has read, by their names alone; undefined where one of them is not kept. */
-function recallNamed(features: AdapterFeatures, shelf: TokenShelf | undefined): NamedRows | undefined {
-  const { names } = unreadRows(features) ?? {};
-  if (names === undefined || shelf === undefined || names.length > MAX_ROWS) return undefined;
-  const hashes: string[] = [];
-  const kept = new Map<string, F32Tensor>();
-  for (const name of names) {
-    const hash = shelf.contentOf(name);
-    const tokens = hash === undefined ? undefined : (kept.get(hash) ?? shelf.get(hash));
-    if (hash === undefined || tokens === undefined) return undefined;
-    hashes.push(hash);
-    kept.set(hash, tokens);
-  }
-  return { hashes, inputs: {}, kept };
-}
-
-/** Features themselves, and the tokens of those rows that are kept. */
-async function readRows(
-  model: IPAdapterModel,
-  features: AdapterFeatures,
-  shelf: TokenShelf | undefined,
-  signal: AbortSignal | undefined,
-): Promise<NamedRows> {
-  const loaded = await unreadRows(features)?.load(signal);
-  const inputs = requireFeatures(model, loaded === undefined ? features : { image: loaded.features });
-  const hashes = await hashRows(inputs, Object.values(inputs)[0]?.shape[0] ?? 0);
-  loaded?.names?.forEach((name, row) => {
-    shelf?.nameContent(name, hashes[row] ?? '');
+/** What was found for distinct rows, as every part has them. */
+function shareTokens(
+  { tokens, keyValues }: Omit<ProjectReply, 'stamp'>,
+  distinct: readonly string[],
+  parts: readonly NamedRows[],
+  layers: readonly number[],
+): IPAdapterTokens[] {
+  const order = new Map(distinct.map((hash, i) => [hash, i]));
+  const rowsOf = parts.map(({ hashes }) => hashes.map((hash) => order.get(hash) ?? 0));
+  const isEachOnce = rowsOf.flat().length === distinct.length;
+  return rowsOf.map((rows) => {
+    // Every caller's tokens are its own.
+    const own = (tensor: F32Tensor): F32Tensor => (isEachOnce ? gatherRows(tensor, rows) : copyRows(tensor, rows));
+    const entries = layers.map((layer) => {
+      const keys = keyValues[keysName(layer)];
+      const values = keyValues[valuesName(layer)];
+      if (keys === undefined || values === undefined) throw new BridgeError('INTERNAL', `layer ${layer} is missing`);
+      return [layer, { keys: own(keys), values: own(values) }] as const;
+    });
+    return { tokens: own(tokens), layers: new Map(entries) };
   });
-  const kept = new Map<string, F32Tensor>();
-  for (const hash of new Set(hashes)) {
-    const tokens = shelf?.get(hash);
-    if (tokens !== undefined) kept.set(hash, tokens);
-  }
-  return { hashes, inputs, kept };
 }
 
 function checkLayers(model: IPAdapterModel, layers: readonly number[]): void {
@@ -282,7 +282,7 @@ function checkLayers(model: IPAdapterModel, layers: readonly number[]): void {
 }
 
 /** What an adapter takes of features. @throws {BridgeError} `PAIR_MISMATCH`; {InvalidRequestError} */
-export function requireFeatures(model: IPAdapterModel, { image, face }: AdapterFeatures): ProjectInputs {
+function requireFeatures(model: IPAdapterModel, { image, face }: AdapterFeatures): ProjectInputs {
   const inputs: Partial<Record<ProjectionInput, F32Tensor>> = {};
   const { encoder } = model;
   if (encoder !== undefined) {
@@ -318,6 +318,13 @@ export function describeEncoderNeed({ encoder }: IPAdapterModel): string {
   return `${output} ${shape}${known === undefined ? '' : `, as ${known} gives them`}`;
 }
 
+/** What goes into a projection, in words. */
+const INPUT_WORDS: Readonly<Record<ProjectionInput, string>> = {
+  image_embeds: 'embeds',
+  hidden_states: 'embeds',
+  face: 'face embeds',
+};
+
 const KNOWN_ENCODERS: Readonly<Record<string, string>> = {
   'image_embeds 768 224': 'CLIP-ViT-L',
   'image_embeds 1024 224': 'CLIP-ViT-H',
@@ -333,33 +340,4 @@ function mismatch(model: IPAdapterModel, wanted: string, got: F32Tensor | undefi
   return new BridgeError('PAIR_MISMATCH', `${model.label} takes ${wanted}; got ${given}.`, {
     details: { adapter: model.path, encoder: model.encoder ?? null, face: model.face ?? null, got: got?.shape ?? null },
   });
-}
-
-/** The rows of these hashes, in their order. */
-function pickRows(inputs: ProjectInputs, hashes: readonly string[], wanted: readonly string[]): ProjectInputs {
-  const places = wanted.map((hash) => hashes.indexOf(hash));
-  return Object.fromEntries(Object.entries(inputs).map(([name, tensor]) => [name, gatherRows(tensor, places)]));
-}
-
-/** Rows at these places; the tensor itself where these are all its rows in order. */
-function gatherRows(tensor: F32Tensor, places: readonly number[]): F32Tensor {
-  const [rows = 0, ...rest] = tensor.shape;
-  if (places.length === rows && places.every((place, i) => place === i)) return tensor;
-  const length = elementCount(rest);
-  const data = new Float32Array(places.length * length);
-  places.forEach((place, i) => {
-    data.set(tensor.data.subarray(place * length, (place + 1) * length), i * length);
-  });
-  return f32Tensor([places.length, ...rest], data);
-}
-
-function rowAt({ shape, data }: F32Tensor, row: number): F32Tensor {
-  const rest = shape.slice(1);
-  const length = elementCount(rest);
-  return f32Tensor(rest, data.subarray(row * length, (row + 1) * length));
-}
-
-/** Rows of one shape below one another. */
-function stack(rows: readonly (F32Tensor | undefined)[]): F32Tensor {
-  return joinBatch(rows.flatMap((row) => (row === undefined ? [] : f32Tensor([1, ...row.shape], row.data))));
 }

@@ -7,7 +7,7 @@
 import { createHash } from 'node:crypto';
 import { InvalidRequestError } from '../common/errors.js';
 import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
-import { joinBatch, type NamedFeatures, type NamedPictures } from '../vision/index.js';
+import { batchOf, type NamedFeatures, type NamedPictures } from '../vision/index.js';
 import { combineRows, fitRows, weighRows, type CombineMode } from './combine.js';
 
 /** What goes into a projection; which of them an adapter takes, its `encoder` and `face` say. All f32. */
@@ -68,10 +68,10 @@ function madeRows(features: F32Tensor, names: readonly string[]): FeatureRows {
   };
 }
 
-/** Rows of image embeds that are all zero. */
-export function zeroRows(width: number, count: number): FeatureRows {
-  const read = (): F32Tensor => f32Tensor([count, width], new Float32Array(count * width));
-  const names = new Array<string>(count).fill(`zeros ${width}`);
+/** Image embeds of one row that are all zero. */
+export function zeroEmbeds(width: number): FeatureRows {
+  const read = (): F32Tensor => f32Tensor([1, width], new Float32Array(width));
+  const names = [`zeros ${width}`];
   return { names, isReadable: () => true, read, load: () => Promise.resolve({ features: read(), names }) };
 }
 
@@ -82,7 +82,7 @@ export function copyOf({ shape, data }: F32Tensor): F32Tensor {
 /** Rows of several as those of one, in their order. */
 export function stackNamed(parts: readonly FeatureRows[]): FeatureRows {
   const names = parts.flatMap((part) => part.names);
-  return derived(parts, names, joinBatch);
+  return derived(parts, names, batchOf);
 }
 
 /** As many rows as wanted: cut, or the last one repeated. */
@@ -90,7 +90,7 @@ export function fitNamed(part: FeatureRows, count: number): FeatureRows {
   const { names } = part;
   if (names.length === count) return part;
   const fitted = Array.from({ length: count }, (_none, row) => names[Math.min(row, names.length - 1)] ?? '');
-  return derived([part], fitted, (tensors) => fitRows(joinBatch(tensors), count));
+  return derived([part], fitted, (tensors) => fitRows(batchOf(tensors), count));
 }
 
 /** Rows times their weights, then combined. */
@@ -102,7 +102,7 @@ export function blendNamed(parts: readonly FeatureRows[], weights: readonly numb
       return weight === 1 ? name : hashOf(['weight', weight, name]);
     });
   const names = mode === 'concat' || weighed.length < 2 ? weighed : [hashOf(['combine', mode, ...weighed])];
-  return derived(parts, names, (tensors) => combineRows(weighRows(joinBatch(tensors), weights), mode));
+  return derived(parts, names, (tensors) => combineRows(weighRows(batchOf(tensors), weights), mode));
 }
 
 function derived(

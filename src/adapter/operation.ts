@@ -15,8 +15,8 @@ import {
   type Operation,
   type OperationCall,
 } from '../runtime/index.js';
-import { elementCount, type F32Tensor } from '../tensor/tensor.js';
-import { joinBatch } from '../vision/index.js';
+import { elementCount, f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+import { batchOf, joinBatch } from '../vision/index.js';
 import type { ProjectionInput } from './families/index.js';
 import { buildLayersGraph, buildProjectionGraph, keysName, SCALE, TOKENS, valuesName } from './graph.js';
 import { openInt8Projection } from './int8-projection.js';
@@ -33,8 +33,8 @@ export interface ProjectRequest {
   /** Real path of the adapter. */
   readonly path: string;
   readonly isFaceIdV2: boolean;
-  /** Absent where `tokens` are given. */
-  readonly inputs?: ProjectInputs;
+  /** Rows to be projected, in their order; absent where `tokens` are given. */
+  readonly batches?: readonly ProjectInputs[];
   /** Tokens that are known already, whose keys and values are wanted: f32 `[B, T, C]`. */
   readonly tokens?: F32Tensor;
   /** Share of the resampler in FaceID-plus v2. */
@@ -98,7 +98,7 @@ export function createProjectOperation(): Operation {
     const header = await readModelHeader(request.path);
     const adapter = resolveAdapter(header, { isFaceIdV2: request.isFaceIdV2 });
     const { model, folder: weightsFolder } = adapter;
-    const { device, inputs, kept } = request;
+    const { device, batches, kept } = request;
     const key = `${model.stamp} ${model.variant} ${device}`;
     let keepingError: string | undefined;
     const loadProjection = async (): Promise<Session> => {
@@ -115,7 +115,7 @@ export function createProjectOperation(): Operation {
       (await project(
         await acquire(`${key} ${request.isInt8 ? 'int8' : ''}`, adapter, call, loadProjection),
         adapter,
-        { inputs: inputs ?? {}, scale: request.scale },
+        { batches: batches ?? [], scale: request.scale },
         call,
       ));
     const keyValues: Record<string, F32Tensor> = {};
@@ -150,23 +150,28 @@ async function checkpoint({ signal }: OperationCall): Promise<void> {
 async function project(
   session: Session,
   { model, family }: ResolvedAdapter,
-  { inputs, scale }: { readonly inputs: ProjectInputs; readonly scale: number },
+  { batches, scale }: { readonly batches: readonly ProjectInputs[]; readonly scale: number },
   call: OperationCall,
 ): Promise<F32Tensor> {
-  const count = inputs[family.inputs[0] ?? 'image_embeds']?.shape[0] ?? 0;
+  const rows = batches.flatMap((inputs) => {
+    const count = inputs[family.inputs[0] ?? 'image_embeds']?.shape[0] ?? 0;
+    return Array.from({ length: count }, (_none, row) => ({ inputs, row }));
+  });
   const parts: F32Tensor[] = [];
-  for (let first = 0; first < count; first += ROWS_PER_RUN) {
+  for (let first = 0; first < rows.length; first += ROWS_PER_RUN) {
     await checkpoint(call);
-    const end = Math.min(count, first + ROWS_PER_RUN);
+    const own = rows.slice(first, first + ROWS_PER_RUN);
     const feeds: Record<string, F32Tensor> =
       model.variant === 'faceid_plus_v2' ? { [SCALE]: { dtype: 'F32', shape: [1], data: Float32Array.of(scale) } } : {};
     for (const name of family.inputs) {
-      const input = inputs[name];
-      if (input !== undefined) feeds[name] = rowsOf(input, first, end);
+      const tensors = own.flatMap(({ inputs: { [name]: tensor }, row }) =>
+        tensor === undefined ? [] : rowOf(tensor, row),
+      );
+      if (tensors.length > 0) feeds[name] = batchOf(tensors);
     }
     const tokens = (await session.run(feeds, [TOKENS])).get(TOKENS);
     if (tokens !== undefined) parts.push(tokens);
-    call.report({ stage: 'running', done: end, total: count });
+    call.report({ stage: 'running', done: first + own.length, total: rows.length });
   }
   return joinBatch(parts);
 }
@@ -187,7 +192,7 @@ function groupLayers({ keys }: ResolvedAdapter, layers: readonly number[]): numb
   return groups;
 }
 
-function rowsOf({ shape, data }: F32Tensor, first: number, end: number): F32Tensor {
+function rowOf({ shape, data }: F32Tensor, row: number): F32Tensor {
   const length = elementCount(shape.slice(1));
-  return { dtype: 'F32', shape: [end - first, ...shape.slice(1)], data: data.subarray(first * length, end * length) };
+  return f32Tensor([1, ...shape.slice(1)], data.subarray(row * length, (row + 1) * length));
 }

@@ -1,6 +1,6 @@
 /** Where embeds came from: which files, which pictures, which settings. */
-import { webcrypto } from 'node:crypto';
 import { basename } from 'node:path';
+import { sha256Of } from '../common/sha256.js';
 import { tensorBytes, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import type { EmbedsProvenance } from './embeds.js';
 import { fileIdentity } from './pictures.js';
@@ -44,12 +44,7 @@ export async function provenanceOf(
   return { adapter: adapterEntry, ...encoderEntry, images, settings };
 }
 
-/** sha256 of dtype, shape and values. Computed on another thread. */
+/** sha256 of dtype, shape and values. */
 async function hashPicture(picture: F32Tensor | U8Tensor): Promise<string> {
-  const head = new TextEncoder().encode(`${picture.dtype} ${picture.shape.join()} `);
-  const body = tensorBytes(picture);
-  const bytes = new Uint8Array(head.length + body.length);
-  bytes.set(head);
-  bytes.set(body, head.length);
-  return Buffer.from(await webcrypto.subtle.digest('SHA-256', bytes)).toString('hex');
+  return sha256Of(Buffer.from(`${picture.dtype} ${picture.shape.join()} `), tensorBytes(picture));
 }

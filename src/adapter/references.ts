@@ -16,18 +16,18 @@ import {
 import type { Device } from '../runtime/index.js';
 import { elementCount, f32Tensor, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import { joinPictures, joinBatch, type Precision, type VisionEngine, type VisionModel } from '../vision/index.js';
-import type { CombineMode } from './combine.js';
+import { fitRows, type CombineMode } from './combine.js';
 import type { IPAdapterEmbeds } from './embeds.js';
-import { requireFeatures, type AdapterEngine, type IPAdapterTokens, type ProjectOptions } from './engine.js';
+import type { AdapterEngine, IPAdapterTokens, ProjectOptions } from './engine.js';
 import {
   makeFeatures,
   readFeatures,
   unreadFeatures,
   unreadRows,
-  zeroRows,
+  zeroEmbeds,
   type AdapterFeatures,
 } from './feature-rows.js';
-import { blendFeatures, fitFeatures, rowCount, stackFeatures } from './features.js';
+import { blendFeatures, fitFeatures, rowCount } from './features.js';
 import type { IPAdapterModel } from './model.js';
 import type { NoiseOptions } from './noise.js';
 import { requirePair } from './pairing.js';
@@ -104,7 +104,8 @@ export class ReferenceEncoder {
       blendFeatures(parts, weightsOf(parts.map(rowCount), references, options), options.combine ?? 'concat'),
       signal,
     );
-    const uncond = await readFeatures(await this.#against(pair, cond, options), signal);
+    const against = fitFeatures(await this.#against(pair, cond, options), rowCount(cond));
+    const uncond = await readFeatures(against, signal);
     const pictures = decoded.map(({ images, mask }) => ({ pixels: images, isMasked: mask !== undefined }));
     const counts = decoded.map(({ images }) => images.shape[0] ?? 0);
     const provenance = await provenanceOf(pair, pictures, weightsOf(counts, references, options), options);
@@ -148,8 +149,7 @@ export class ReferenceEncoder {
     { cond, uncond }: IPAdapterEmbeds,
     options: ProjectOptions & Pick<ReferenceOptions, 'precision'> = {},
   ): Promise<ProjectedEmbeds> {
-    const against = uncond ?? (await this.#against(pair, cond, options));
-    return this.#project(pair, cond, fitFeatures(against, rowCount(cond)), options);
+    return this.#project(pair, cond, uncond ?? (await this.#against(pair, cond, options)), options);
   }
 
   async #project(
@@ -159,22 +159,11 @@ export class ReferenceEncoder {
     options: ProjectOptions,
   ): Promise<ProjectedEmbeds> {
     const rows = rowCount(cond);
-    let halves = [cond, uncond];
-    if (halves.some((half) => unreadRows(half) === undefined)) {
-      halves = await Promise.all(halves.map((half) => readFeatures(half, options.signal)));
-      for (const half of halves) requireFeatures(adapter, half);
-    }
-    const both = await this.#adapters.project(adapter, stackFeatures(halves), options);
-    const half = (first: number): IPAdapterTokens => ({
-      tokens: sliceRows(both.tokens, first, rows),
-      layers: new Map(
-        [...both.layers].map(([layer, { keys, values }]) => [
-          layer,
-          { keys: sliceRows(keys, first, rows), values: sliceRows(values, first, rows) },
-        ]),
-      ),
-    });
-    return { cond: half(0), uncond: half(rows) };
+    // The last of what stands against them stands against all that are left: its tokens are repeated, not its features.
+    const against = fitFeatures(uncond, Math.min(rows, rowCount(uncond)));
+    const [own, other] = await this.#adapters.projectAll(adapter, [cond, against], options);
+    if (own === undefined || other === undefined) throw new BridgeError('INTERNAL', 'the adapter gave no tokens');
+    return { cond: own, uncond: fitTokens(other, rows) };
   }
 
   /**
@@ -219,42 +208,43 @@ export class ReferenceEncoder {
     return found;
   }
 
-  /** What stands against features, as many rows as they have. */
+  /** What stands against features: as many rows as differ, of which the last stands against all that are left. */
   async #against(
     { adapter, encoder }: AdapterPair,
     cond: AdapterFeatures,
-    { negative, precision = 'comfy', device, signal }: ReferenceOptions,
+    { negative, precision, device, signal }: ReferenceOptions,
   ): Promise<AdapterFeatures> {
     const isUnread = unreadRows(cond) !== undefined;
-    const ownFace = isUnread || cond.face === undefined ? {} : { face: zerosLike(cond.face) };
-    if (adapter.encoder === undefined || (!isUnread && cond.image === undefined)) return ownFace;
+    const ownFace = isUnread || cond.face === undefined ? undefined : zeroRow(cond.face.shape);
+    const face = ownFace === undefined ? {} : { face: ownFace };
+    if (adapter.encoder === undefined || (!isUnread && cond.image === undefined)) return face;
     if (negative === undefined && adapter.encoder.output === 'image_embeds') {
       return isUnread || cond.image === undefined
-        ? unreadFeatures(zeroRows(adapter.encoder.width, rowCount(cond)))
-        : { ...ownFace, image: zerosLike(cond.image) };
+        ? unreadFeatures(zeroEmbeds(adapter.encoder.width))
+        : { ...face, image: zeroRow(cond.image.shape) };
     }
-    const image = await this.#imageAgainst(adapter, encoder, rowCount(cond), { negative, precision, device, signal });
-    return adapter.face === undefined ? image : { ...(await readFeatures(image, signal)), ...ownFace };
+    const image = await this.#imageAgainst(adapter, encoder, { negative, precision, device, signal });
+    if (ownFace === undefined) return image;
+    const read = await readFeatures(image, signal);
+    return { ...read, face: fitRows(ownFace, rowCount(read)) };
   }
 
   async #imageAgainst(
     adapter: IPAdapterModel,
     encoder: VisionModel | undefined,
-    rows: number,
-    { negative, precision, device, signal }: ReferenceOptions,
+    { negative, precision = 'comfy', device, signal }: ReferenceOptions,
   ): Promise<AdapterFeatures> {
     const { output = 'image_embeds' } = adapter.encoder ?? {};
     const model = requireEncoder(adapter, encoder);
     const settings = { output, precision, device };
-    if (negative === undefined)
-      return fitFeatures(await abortable(this.#pictures.black(model, settings), signal), rows);
+    if (negative === undefined) return abortable(this.#pictures.black(model, settings), signal);
     const size = Math.max(1, model.config.imageSize);
     const images =
       negative.kind === 'images'
         ? negative.images
         : await this.#adapters.noisePicture(size, negative.noise, negative.picture, signal);
     const [features = {}] = await this.#pictures.encode(model, [{ images }], { ...settings, signal });
-    return fitFeatures(features, rows);
+    return features;
   }
 }
 
@@ -318,11 +308,14 @@ function joinCrops(found: readonly FoundFace[]): U8Tensor {
   return joined;
 }
 
-function sliceRows({ shape, data }: F32Tensor, first: number, rows: number): F32Tensor {
-  const length = elementCount(shape.slice(1));
-  return f32Tensor([rows, ...shape.slice(1)], data.subarray(first * length, (first + rows) * length));
+/** As many rows as wanted: the last one repeated. */
+function fitTokens({ tokens, layers }: IPAdapterTokens, rows: number): IPAdapterTokens {
+  const fitted = [...layers].map(
+    ([layer, { keys, values }]) => [layer, { keys: fitRows(keys, rows), values: fitRows(values, rows) }] as const,
+  );
+  return { tokens: fitRows(tokens, rows), layers: new Map(fitted) };
 }
 
-function zerosLike({ shape, data }: F32Tensor): F32Tensor {
-  return f32Tensor(shape, new Float32Array(data.length));
+function zeroRow([, ...sides]: readonly number[]): F32Tensor {
+  return f32Tensor([1, ...sides], new Float32Array(elementCount(sides)));
 }

@@ -6,9 +6,11 @@
  * were just made, share their tokens. The name of features in the feature store is a second key, which saves reading
  * them: it leads to the hash of their content.
  */
-import { createHash, webcrypto } from 'node:crypto';
+import { createHash } from 'node:crypto';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { messageOf } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
+import { sha256Of } from '../common/sha256.js';
 import { stampKeyOrNone } from '../formats/index.js';
 import type { ThreadPool } from '../runtime/index.js';
 import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
@@ -62,7 +64,8 @@ export class TokenCache {
     return {
       get: (hash) => unpack(features.get(keyOf(hash)), model.tokenWidth),
       put: (hash, { data }) => {
-        this.#keep(features.put(keyOf(hash), new Uint8Array(data.buffer, data.byteOffset, data.byteLength)));
+        // Tokens are the caller's, who may write into them before they are kept.
+        this.#keep(features.put(keyOf(hash), new Uint8Array(data.slice().buffer)));
       },
       contentOf: (name) => {
         const hash = features.get(contentKeyOf(name));
@@ -100,16 +103,18 @@ function hashOf(parts: readonly (string | number)[]): string {
 /** Names what goes into a projection, for every row: equal names, equal tokens. */
 export async function hashRows(inputs: Readonly<Record<string, F32Tensor>>, rows: number): Promise<string[]> {
   const named = Object.entries(inputs).sort(([a], [b]) => (a < b ? -1 : 1));
-  const hashRow = async (row: number): Promise<string> => {
-    const parts = named.map(async ([name, { shape, data }]) => {
-      const length = data.length / rows;
-      // On a thread of its own: hidden states have more than a megabyte.
-      const digest = await webcrypto.subtle.digest('SHA-256', data.slice(row * length, (row + 1) * length));
-      return `${name} ${shape.slice(1).join('x')} ${Buffer.from(digest).toString('hex')}`;
-    });
-    return (await Promise.all(parts)).join('\n');
-  };
-  return Promise.all(Array.from({ length: rows }, (_none, row) => hashRow(row)));
+  const names: string[] = [];
+  for (let row = 0; row < rows; row += 1) {
+    const parts: string[] = [];
+    for (const [name, { shape, data }] of named) {
+      const sizeBytes = data.byteLength / rows;
+      const values = new Uint8Array(data.buffer, data.byteOffset + row * sizeBytes, sizeBytes);
+      parts.push(`${name} ${shape.slice(1).join('x')} ${await sha256Of(values)}`);
+    }
+    names.push(parts.join('\n'));
+    await nextTurn();
+  }
+  return names;
 }
 
 /** Values alone, little-endian: an adapter knows how wide its tokens are. */

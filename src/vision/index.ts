@@ -5,7 +5,7 @@ export { OUTPUT_FIELDS, featureTensors, type VisionOutput } from './output.js';
 export type { NamedFeatures, NamedPictures } from './named-pictures.js';
 export type { FeatureMemory } from './feature-cache.js';
 export type { OutputName } from './families/index.js';
-export { joinBatch, joinPictures } from './join.js';
+export { batchOf, joinBatch, joinPictures } from './join.js';
 export { joinEncoded, type EncodedPictures } from './tiles.js';
 export type { Precision } from './weight-values.js';
 export { resolveVisionModel, type VisionModel } from './model.js';

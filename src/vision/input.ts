@@ -45,10 +45,6 @@ export function checkCount(pictures: number, maxPictures: number): number {
   );
 }
 
-export async function sha256Of(bytes: Uint8Array): Promise<string> {
-  return Buffer.from(await crypto.subtle.digest('SHA-256', bytes as Uint8Array<ArrayBuffer>)).toString('hex');
-}
-
 export function checkInput(input: VisionInput, model: VisionModel, crop: Crop): PrepareInput {
   if (!('pixelValues' in input)) {
     const [batch = 0, height = 0, width = 0, channels = 0] = input.shape;

@@ -22,8 +22,26 @@ export function joinBatch(parts: readonly F32Tensor[]): F32Tensor {
     data.set(part.data, position);
     position += part.data.length;
   }
-  const batch = parts.reduce((sum, part) => sum + (part.shape[0] ?? 0), 0);
-  return f32Tensor([batch, ...(first?.shape.slice(1) ?? [])], data);
+  return f32Tensor(joinedShape(parts), data);
+}
+
+/** As `joinBatch`; tensors that follow one another in memory are not copied. For who does not write into the batch. */
+export function batchOf(parts: readonly F32Tensor[]): F32Tensor {
+  const [first] = parts;
+  let end = first?.data.byteOffset ?? 0;
+  const isOneAfterAnother = parts.every(({ data: { buffer, byteOffset, byteLength } }) => {
+    const isNext = buffer === first?.data.buffer && byteOffset === end;
+    end += byteLength;
+    return isNext;
+  });
+  if (first === undefined || !isOneAfterAnother) return joinBatch(parts);
+  const { buffer, byteOffset, BYTES_PER_ELEMENT } = first.data;
+  return f32Tensor(joinedShape(parts), new Float32Array(buffer, byteOffset, (end - byteOffset) / BYTES_PER_ELEMENT));
+}
+
+function joinedShape(parts: readonly F32Tensor[]): number[] {
+  const batch = parts.reduce((sum, { shape: [rows = 0] }) => sum + rows, 0);
+  return [batch, ...(parts[0]?.shape.slice(1) ?? [])];
 }
 
 /** Pictures of one size and dtype as one batch. */

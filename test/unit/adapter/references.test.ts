@@ -109,6 +109,32 @@ describe('from picture files to tokens, as the reference extension', () => {
 });
 
 describe('references', () => {
+  it('go from pictures to tokens as by way of embeds, and what stands against them stands against each', async () => {
+    const pair = { adapter: await open('plus.safetensors'), encoder };
+    const pictures = [1, 2, 3].map((seed) => ({ images: randomPicture(seed) }));
+    const negative = { kind: 'images', images: randomPicture(4, 60, 70, 2) } as const;
+    for (const options of [{}, { negative }]) {
+      const embeds = await references.encode(pair, pictures, options);
+      expect(embeds.uncond?.image?.shape[0]).toBe(3);
+      const expected = await references.project(pair, embeds, { layers: [1] });
+      const straight = await references.projectReferences(pair, pictures, { ...options, layers: [1] });
+      for (const half of ['cond', 'uncond'] as const) {
+        expect(straight[half].tokens.shape).toEqual(expected[half].tokens.shape);
+        expect(maxAbsDiff(straight[half].tokens, expected[half].tokens)).toBeLessThan(1e-5);
+        const [made, wanted] = [straight, expected].map((projected) => projected[half].layers.get(1));
+        if (wanted === undefined) throw new Error('layer 1 was asked for');
+        expect(maxAbsDiff(made?.keys, wanted.keys)).toBeLessThan(1e-5);
+        expect(maxAbsDiff(made?.values, wanted.values)).toBeLessThan(1e-5);
+      }
+      const { tokens } = straight.uncond;
+      const length = tokens.data.length / 3;
+      const row = (i: number): number[] => [...tokens.data.subarray(i * length, (i + 1) * length)];
+      expect(row(2)).toEqual(row(1));
+      if ('negative' in options) expect(row(1)).not.toEqual(row(0));
+      else expect(row(1)).toEqual(row(0));
+    }
+  });
+
   it('count by their weights, one for each picture of a batch', async () => {
     const pair = { adapter: await open('base.safetensors'), encoder };
     const images = randomPicture(1, 60, 70, 2);

@@ -23,13 +23,13 @@ let calls: { rows: number; tokens: number; layers: number }[] = [];
 /** The inference process itself, with a count of what it is asked for. */
 const counted: Pick<InferenceProcess, 'call'> = {
   call: (operation, payload, options) => {
-    const { inputs, tokens, layers } = payload as {
-      inputs?: Record<string, F32Tensor>;
+    const { batches, tokens, layers } = payload as {
+      batches?: Record<string, F32Tensor>[];
       tokens?: F32Tensor;
       layers: number[];
     };
     if (operation === PROJECT_OPERATION) {
-      const rows = Object.values(inputs ?? {})[0]?.shape[0] ?? 0;
+      const rows = (batches ?? []).reduce((sum, inputs) => sum + (Object.values(inputs)[0]?.shape[0] ?? 0), 0);
       calls.push({ rows, tokens: tokens?.shape[0] ?? 0, layers: layers.length });
     }
     return services.inference.call(operation, payload, options);
@@ -129,6 +129,46 @@ describe('image prompt tokens that were made before', () => {
     expect(row(3)).toEqual(row(0));
     expect(row(1)).not.toEqual(row(0));
     expect(layers.get(3)?.values.shape[0]).toBe(4);
+  });
+
+  it('are made in one call for several features, and a row that two of them have is projected once', async () => {
+    calls = [];
+    const [cond, against] = [states(6, 3, width), states(7, 1, width)];
+    const shared = f32Tensor(
+      [2, 20, width],
+      Float32Array.from([...against.data, ...cond.data.subarray(0, 20 * width)]),
+    );
+    const parts = await engine.projectAll(model, [{ image: cond }, { image: against }, { image: shared }], {
+      layers: [1],
+    });
+    expect(calls).toEqual([{ rows: 4, tokens: 0, layers: 1 }]);
+    const [own, other, both] = parts;
+    if (own === undefined || other === undefined || both === undefined) throw new Error('three were asked for');
+    const length = other.tokens.data.length;
+    expect([...both.tokens.data]).toEqual([...other.tokens.data, ...own.tokens.data.subarray(0, length)]);
+    const keys = parts.map(({ layers }) => layers.get(1)?.keys);
+    expect(keys.map((tensor) => tensor?.shape[0])).toEqual([3, 1, 2]);
+    // Each is its owner's: writing into one changes no other.
+    const before = [...other.tokens.data];
+    both.tokens.data.fill(0);
+    expect([...other.tokens.data]).toEqual(before);
+    const odd = states(8, 1, width);
+    const cut = f32Tensor([1, 10, width], odd.data.subarray(0, 10 * width));
+    await expect(engine.projectAll(model, [{ image: cond }, { image: cut }])).rejects.toMatchObject({
+      code: 'INVALID_REQUEST',
+      message: expect.stringContaining('do not go together') as string,
+    });
+  });
+
+  it('are kept as they were made, whatever their owner writes into them at once', async () => {
+    const image = states(9, 1, width);
+    const made = await engine.project(model, { image });
+    const bytes = bytesOf(made);
+    made.tokens.data.fill(7);
+    await untilKept();
+    calls = [];
+    expect(bytesOf(await engine.project(model, { image })).equals(bytes)).toBe(true);
+    expect(calls).toEqual([]);
   });
 
   it('belong to the weights, not to the name: a copy has them, a file that was replaced has not', async () => {
