@@ -165,7 +165,7 @@ export const FLAGS: readonly Flag[] = [
     defaultText: 'info',
   },
   {
-    group: 'engine',
+    group: 'server',
     usage: '--idle-release <seconds>',
     description: 'End the inference process, and free its memory, after this time without work',
     defaultText: String(DEFAULT_IDLE_RELEASE_S),
@@ -190,7 +190,7 @@ export const FLAGS: readonly Flag[] = [
   },
   { group: 'engine', usage: '--no-feature-store', description: 'Keep no features' },
   {
-    group: 'engine',
+    group: 'server',
     usage: '--hash-in-background',
     description: 'Hash all model files by and by, one at a time, while the server has nothing else to do',
     defaultText: 'only those that are asked for',

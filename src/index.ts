@@ -27,6 +27,7 @@ export {
   ComfyUIPathResolver,
   ModelPathConfig,
   detectComfyUIInstallation,
+  findEncoderIssues,
   findIssues,
   findValueIssues,
   pairModels,

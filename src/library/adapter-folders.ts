@@ -20,11 +20,18 @@ export interface AdapterFolders {
   readonly facePacks: ModelSource;
 }
 
+const CUSTOMARY_TYPES = ['ipadapter', 'insightface'] as const;
+
+/** Where we look for files of customary types, beside what a configuration names for them. */
+export function customaryFolders(paths: FolderPaths): { readonly name: string; readonly folders: readonly string[] }[] {
+  return CUSTOMARY_TYPES.map((name) => ({ name, folders: neighbours(paths, name) }));
+}
+
 /** Sources over the user's folders; what is configured anew is seen at once. */
 export function adapterFolders(paths: FolderPaths): AdapterFolders {
   return {
     adapters: filesOf(
-      () => customFolders(paths, 'ipadapter'),
+      () => foldersOf(paths, 'ipadapter'),
       'IP-Adapter',
       (name) => ADAPTER_ENDINGS.has(extname(name).toLowerCase()),
     ),
@@ -40,15 +47,21 @@ export function adapterFolders(paths: FolderPaths): AdapterFolders {
       },
       resolve: (name) => paths.resolve(NEIGHBOUR, name),
     },
-    facePacks: packsOf(() => customFolders(paths, 'insightface')),
+    facePacks: packsOf(() => foldersOf(paths, 'insightface')),
   };
 }
 
 /** Folders of a type that ComfyUI does not know: those configured, and those beside the folders it does know. */
-function customFolders(paths: FolderPaths, type: string): string[] {
+function foldersOf(paths: FolderPaths, type: (typeof CUSTOMARY_TYPES)[number]): string[] {
   const configured = paths.has(type) ? paths.folders(type).map(({ path }) => path) : [];
-  const neighbours = paths.has(NEIGHBOUR) ? paths.folders(NEIGHBOUR).map(({ path }) => join(dirname(path), type)) : [];
-  return [...new Set([...configured, ...neighbours])];
+  return [...new Set([...configured, ...neighbours(paths, type)])];
+}
+
+/** Those that a configuration does not name. */
+function neighbours(paths: FolderPaths, type: string): string[] {
+  const known = new Set(paths.has(type) ? paths.folders(type).map(({ path }) => path) : []);
+  const beside = paths.has(NEIGHBOUR) ? paths.folders(NEIGHBOUR).map(({ path }) => join(dirname(path), type)) : [];
+  return [...new Set(beside)].filter((path) => !known.has(path));
 }
 
 function filesOf(folders: () => string[], kind: string, isWanted: (name: string) => boolean): ModelSource {

@@ -9,6 +9,7 @@ export interface HealthIssue {
     | 'unreadable'
     | 'dangerous'
     | 'not-a-number'
+    | 'unsupported'
     | 'wrong-folder'
     | 'shadowed'
     | 'sidecar'

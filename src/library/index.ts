@@ -6,9 +6,10 @@ export {
   type DetectionOptions,
 } from './detection.js';
 export { ComfyUIPathResolver, ModelPathConfig, notFound, type FolderStats, type ModelFile } from './path-resolver.js';
-export { adapterFolders, type AdapterFolders } from './adapter-folders.js';
+export { adapterFolders, customaryFolders, type AdapterFolders } from './adapter-folders.js';
 export { modelRoots } from './model-roots.js';
-export { findIssues } from './health.js';
+export { findEncoderIssues } from './encoder-check.js';
+export { findIssues, type HealthIssue } from './health.js';
 export { resolveWorkflow, type MissingModels } from './missing-models.js';
 export { pairModels, type Pairing } from './pairing.js';
 export { UsageTracker, type TrackedUsage, type UsageTables } from './usage-tracker.js';

@@ -8,7 +8,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { throwIfAborted } from '../common/abort.js';
 import { BridgeError, InvalidRequestError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
-import { sha256Of } from '../common/sha256.js';
 import { readModelHeader, stampKeyOrNone } from '../formats/index.js';
 import { readImageInput, type ImageInput } from '../image/index.js';
 import type { Device, InferenceProcess, Progress, ThreadPool } from '../runtime/index.js';
@@ -16,6 +15,7 @@ import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
 import { FeatureCache, type FeatureMemory, type FeatureSource } from './feature-cache.js';
 import { checkCount, checkInput, encodedBytesOf, encodedImage, isSmall, memoryOf } from './input.js';
 import { embeddingDim, resolveVisionModel, type VisionModel } from './model.js';
+import { recallFile, type KnownFile } from './known-files.js';
 import { groupPictures, NamedPictures, pictureRows, type NamedFeatures } from './named-pictures.js';
 import { ENCODE_OPERATION, LOAD_OPERATION, type EncodeReply, type EncodeRequest } from './operation.js';
 import type { ModelRequest } from './open-models.js';
@@ -33,13 +33,6 @@ import { recall, recallOne, remember, type Run } from './run.js';
 import { encodeInTiles, formsSquare, readTiling, type EncodedPictures, type Tiling } from './tiles.js';
 import { PREPARE_TASK, preparePictures, type Prepared } from './thread-tasks.js';
 import { WeightsIdentity, type HashMemory } from './weights-identity.js';
-
-/** An image file, as far as the store has seen it before. */
-interface KnownFile {
-  readonly known: readonly string[] | undefined;
-  /** Keeps the names of its pictures; absent where nothing is kept. */
-  readonly keep: ((hashes: readonly string[]) => Promise<void>) | undefined;
-}
 
 /** What the engine remembers between runs, opened when it is first needed. */
 interface EngineMemory {
@@ -150,7 +143,7 @@ export class VisionEngine {
     return this.#admit(async () => {
       const model = await this.#asItIsNow(opened);
       const run = await this.#planRun(model, options);
-      const file = await this.#recallFile(model, bytes, run, options);
+      const file = await recallFile(model, bytes, run, options);
       const kept = file.known === undefined ? undefined : recall(file.known, run);
       if (kept !== undefined) {
         return { output: joinFeatures(kept, run.outputs), pictures: checkCount(kept.length, maxPictures) };
@@ -187,7 +180,7 @@ export class VisionEngine {
         return new NamedPictures(model, run, prepared.hashes, { prepared });
       }
       const source = encodedImage(encoded, bytes);
-      const { known, keep } = await this.#recallFile(model, bytes, run, options);
+      const { known, keep } = await recallFile(model, bytes, run, options);
       const named = known === undefined ? undefined : new NamedPictures(model, run, known, { image: source });
       if (named?.isKept() === true) return named;
       if (known === undefined) this.#load(model, run, options);
@@ -230,23 +223,6 @@ export class VisionEngine {
       }
       return list.flatMap((named) => found.get(named) ?? []);
     });
-  }
-
-  /** What the store knows of an image file: the names of its pictures as this model sees them, and where to keep them. */
-  async #recallFile(
-    { modelType, config }: VisionModel,
-    bytes: Uint8Array,
-    { cached }: Run,
-    { crop = 'center' }: EncodeOptions,
-  ): Promise<KnownFile> {
-    if (cached === undefined) return { known: undefined, keep: undefined };
-    const { imageSize, patchSize, maxPatches } = config;
-    const preprocessing = JSON.stringify([modelType, imageSize, patchSize, maxPatches, crop]);
-    const file = await sha256Of(bytes);
-    return {
-      known: cached.cache.getPictures(file, preprocessing),
-      keep: (hashes) => cached.cache.putPictures(file, preprocessing, hashes),
-    };
   }
 
   async #prepareFile(

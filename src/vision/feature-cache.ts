@@ -6,6 +6,7 @@
  * a second key, which saves decoding it.
  */
 import { createHash } from 'node:crypto';
+import { BufferPool, type BufferLease } from '../runtime/index.js';
 import { f32Tensor, type F32Tensor, type Shape } from '../tensor/tensor.js';
 import type { OutputName } from './families/index.js';
 
@@ -14,6 +15,7 @@ export interface FeatureMemory {
   get(key: string): Uint8Array | undefined;
   /** Whether it is there; counts as a use, and reads nothing of the value. */
   has(key: string): boolean;
+  /** The value is the caller's again when it is kept. */
   put(key: string, value: Uint8Array): Promise<void>;
 }
 
@@ -36,6 +38,8 @@ const RANK_BYTES = 4;
 
 export class FeatureCache {
   readonly #memory: FeatureMemory;
+  /** For values on their way to the store. */
+  readonly #buffers = new BufferPool();
 
   constructor(memory: FeatureMemory) {
     this.#memory = memory;
@@ -65,7 +69,12 @@ export class FeatureCache {
 
   async put(source: FeatureSource, picture: string, output: OutputName, features: F32Tensor): Promise<void> {
     if (features.data.byteLength > MAX_VALUE_BYTES) return;
-    await this.#memory.put(featureKey(source, picture, output), pack(features));
+    const lease = this.#buffers.lease();
+    try {
+      await this.#memory.put(featureKey(source, picture, output), pack(features, lease));
+    } finally {
+      await lease.release();
+    }
   }
 
   /** Names of the pictures that the bytes of an image file become under this preprocessing. */
@@ -91,9 +100,10 @@ function hashOf(parts: readonly string[]): string {
 }
 
 /** Rank and sides as u32, then the values: all little-endian, as all machines are that onnxruntime runs on. */
-function pack({ shape, data }: F32Tensor): Uint8Array {
+function pack({ shape, data }: F32Tensor, lease: BufferLease): Uint8Array {
   const head = Uint32Array.of(shape.length, ...shape);
-  const bytes = new Uint8Array(head.byteLength + data.byteLength);
+  const sizeBytes = head.byteLength + data.byteLength;
+  const bytes = new Uint8Array(lease.take(sizeBytes), 0, sizeBytes);
   bytes.set(new Uint8Array(head.buffer));
   bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), head.byteLength);
   return bytes;

@@ -2,7 +2,7 @@
 import { spawn, type ChildProcess, type ChildProcessByStdio } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -139,6 +139,21 @@ describe('paths, resolve and stats', () => {
     const { stdout } = await inTree('paths');
     expect(stdout).toMatch(/clip_vision .*models\/clip_vision +default/);
     expect(stdout).toMatch(/more-models\/encoders +.*extra_model_paths.yaml:3 \(more\)/);
+    expect(stdout).toMatch(/ipadapter .*models\/ipadapter +beside clip_vision/);
+  });
+
+  it('find files of folders that are customary and no types of ComfyUI', async () => {
+    const adapter = join(tree.root, 'models', 'ipadapter', 'sub', 'plus.safetensors');
+    await mkdir(join(adapter, '..'), { recursive: true });
+    await writeFile(adapter, '');
+    expect(await inTree('resolve', 'ipadapter', 'sub/plus.safetensors')).toMatchObject({
+      code: 0,
+      stdout: `${adapter}\n`,
+    });
+    const missing = await inTree('resolve', 'ipadapter', 'minus.safetensors');
+    expect(missing.code).toBe(1);
+    expect(missing.stderr).toMatch(/no IP-Adapter "minus.safetensors".*There are sub\/plus.safetensors/);
+    await rm(join(tree.root, 'models', 'ipadapter'), { recursive: true });
   });
 });
 
@@ -162,6 +177,15 @@ describe('a filter that nothing fits', () => {
     const result = await inTree('models', '--kind', 'loras', '--data-directory', join(folder, 'data-filter'));
     expect(result.code).toBe(0);
     expect(result.stderr).toBe('no model matches\n  no kind is loras; here are clip_vision\n');
+  });
+});
+
+describe('help', () => {
+  it('offers a command that ends by itself no flags of a server', async () => {
+    const { stdout } = await run('encode', '--help');
+    expect(stdout).toContain('--memory-budget');
+    expect(stdout).not.toMatch(/--idle-release|--hash-in-background|--port/);
+    expect((await run('serve', '--help')).stdout).toMatch(/--idle-release[\s\S]*--hash-in-background/);
   });
 });
 

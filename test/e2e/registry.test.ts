@@ -74,6 +74,31 @@ describe('over HTTP', () => {
     expect(await values.json()).toMatchObject({ nan: 0, infinite: 0, badTensors: 0, checkedTensors: 12 });
   });
 
+  it.each([
+    ['GET', '/bridge/v1/stats?groupby=kind', /there is no parameter "groupby"/],
+    ['GET', '/bridge/v1/doctor?check-values=true', /did you mean check_values\?/],
+    ['POST', '/bridge/v1/doctor?await=true', /did you mean wait\?/],
+    ['POST', '/bridge/v1/missing-models?wait=yes', /wait: /],
+    ['GET', '/bridge/v1/usage?limit=3', /known are wait/],
+    ['POST', '/bridge/v1/duplicates?read=true', /no parameter "read"/],
+    ['GET', '/bridge/v1/models/loras/a%20style.safetensors?fields=name', /no parameter "fields"/],
+  ])('refuses parameters that it does not know: %s %s', async (method, path, message) => {
+    const response = await fetch(`${test.url}${path}`, {
+      method,
+      ...(method === 'POST' ? { headers: { 'content-type': 'application/json' }, body: '{}' } : {}),
+    });
+    expect(response.status).toBe(400);
+    expect(await response.json()).toMatchObject({
+      error: { code: 'INVALID_REQUEST', message: expect.stringMatching(message) as string },
+    });
+  });
+
+  it('tells where customary folders are looked for', async () => {
+    const { body } = await get('/bridge/v1/paths');
+    const { ipadapter } = body['customary'] as Record<string, string[]>;
+    expect(ipadapter).toContain(join(test.tree.root, 'models', 'ipadapter'));
+  });
+
   it('pairs and reports', async () => {
     const { body } = await get('/bridge/v1/doctor?wait=true');
     expect(body['pairs']).toMatchObject([{ needs: { label: 'CLIP-H' }, matches: [{ name: 'h.safetensors' }] }]);

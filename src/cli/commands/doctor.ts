@@ -2,6 +2,7 @@
 import { writeFile } from 'node:fs/promises';
 import { Command } from 'commander';
 import {
+  findEncoderIssues,
   findIssues,
   findValueIssues,
   issueJson,
@@ -43,7 +44,7 @@ export function doctorCommand(): Command {
 
 async function examine({ registry }: RegistrySession, { json, checkValues }: DoctorOptions): Promise<void> {
   const pairs = pairModels(registry.entries());
-  const issues = findIssues(registry);
+  const issues = [...findIssues(registry), ...(await findEncoderIssues(registry.entries()))];
   if (checkValues === true) {
     const line = createProgressLine();
     const onProgress = (done: number, total: number): void => {

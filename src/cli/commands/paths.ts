@@ -2,6 +2,7 @@
 import { Command } from 'commander';
 import { openFolders } from '../../bridge.js';
 import type { FolderPaths, Origin } from '../../paths/index.js';
+import { customaryFolders } from '../../library/index.js';
 import { createLogger } from '../logger.js';
 import { addFlags, configOf } from '../options.js';
 import { printJson, printLine } from '../output.js';
@@ -24,6 +25,7 @@ export function pathsCommand(): Command {
         baseDirectory: paths.baseDirectory,
         configFiles: paths.configFiles,
         folders,
+        customary: customaryFolders(paths),
         problems: paths.problems,
       });
       if (isBroken) process.exitCode = 1;
@@ -39,9 +41,14 @@ export function pathsCommand(): Command {
     printLine();
     printTable(
       ['type', 'folder', 'from'],
-      folders.flatMap(({ name, folders: list }) =>
-        list.map(({ path, origin }, i) => [i === 0 ? name : '', path, describeOrigin(origin)]),
-      ),
+      [
+        ...folders.flatMap(({ name, folders: list }) =>
+          list.map(({ path, origin }, i) => [i === 0 ? name : '', path, describeOrigin(origin)]),
+        ),
+        ...customaryFolders(paths).flatMap(({ name, folders: list }) =>
+          list.map((path, i) => [i === 0 ? name : '', path, 'beside clip_vision, for extensions']),
+        ),
+      ],
     );
     if (options.list === true) {
       for (const { name, files = [] } of folders.filter(({ files: list }) => (list?.length ?? 0) > 0)) {

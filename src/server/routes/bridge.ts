@@ -2,6 +2,7 @@
 import type { FastifyInstance } from 'fastify';
 import type { Bridge } from '../../bridge.js';
 import { readPackageVersion } from '../../common/package-version.js';
+import { customaryFolders } from '../../library/index.js';
 import { NODE_PROTOCOL } from '../../nodes/index.js';
 import type { Jsonable } from '../../protocol/json.js';
 import { describeApi } from '../openapi.js';
@@ -37,6 +38,10 @@ export function registerBridgeRoutes(app: FastifyInstance, bridge: Bridge): void
         extensions: [...paths.extensions(name)].sort(),
       },
     ]);
-    return sendJson(reply, { folders: new Map(folders), problems: paths.problems.map((problem) => ({ ...problem })) });
+    return sendJson(reply, {
+      folders: new Map(folders),
+      customary: Object.fromEntries(customaryFolders(paths).map(({ name, folders: list }) => [name, list])),
+      problems: paths.problems.map((problem) => ({ ...problem })),
+    });
   });
 }

@@ -6,6 +6,7 @@ import { BridgeError, InvalidRequestError, ModelNotFoundError } from '../../comm
 import {
   DEFAULT_FIELDS,
   duplicatesJson,
+  findEncoderIssues,
   findIssues,
   findValueIssues,
   hashesJson,
@@ -19,13 +20,14 @@ import {
   statsJson,
   usageJson,
   valuesJson,
+  type HealthIssue,
 } from '../../library/index.js';
 import { isJsonObject, type Jsonable } from '../../protocol/json.js';
 import { groupingSchema, modelQuerySchema } from '../../protocol/registry.js';
 import { findDuplicates, MODEL_FIELDS, type ModelEntry, type ModelRegistry } from '../../registry/index.js';
 import { modelPicture } from '../model-files.js';
 import { parseQuery } from '../query.js';
-import { abortWhenClosed, pathText, queryText, readJsonBody, sendJson } from '../reply.js';
+import { abortWhenClosed, pathText, readJsonBody, sendJson } from '../reply.js';
 
 const DEFAULT_LIMIT = 1000;
 
@@ -39,24 +41,28 @@ export const REGISTRY_QUERIES = {
 };
 
 export function registerRegistryRoutes(app: FastifyInstance, { registry, usage }: Bridge): void {
-  const ready = async (request: FastifyRequest): Promise<void> => {
-    if (queryText(request, 'wait') === 'true') await registry.refresh();
+  /** The parameters of a request, checked before anything is waited for. */
+  const ready = async <S extends z.ZodRawShape>(
+    request: FastifyRequest,
+    schema: z.ZodObject<S>,
+  ): Promise<z.output<z.ZodObject<S>>> => {
+    const query = parseQuery(schema, request);
+    if ((query as { readonly wait?: string }).wait === 'true') await registry.refresh();
     else registry.start();
+    return query;
   };
   const requested = async (request: FastifyRequest): Promise<ModelEntry> => {
-    await ready(request);
+    await ready(request, waitSchema);
     return findEntry(registry, pathText(request, 'folder'), pathText(request, '*'));
   };
 
   app.get('/bridge/v1/stats', async (request, reply) => {
-    await ready(request);
-    const { by = 'folder' } = parseQuery(REGISTRY_QUERIES.stats, request);
+    const { by = 'folder' } = await ready(request, REGISTRY_QUERIES.stats);
     return sendJson(reply, { ...statsJson(registry.stats(by)), scan: { ...registry.progress } });
   });
 
   app.get('/bridge/v1/models', async (request, reply) => {
-    await ready(request);
-    const { fields, ...query } = parseQuery(REGISTRY_QUERIES.models, request);
+    const { fields, ...query } = await ready(request, REGISTRY_QUERIES.models);
     const chosen = parseFields(fields);
     const { total, models } = registry.query({ limit: DEFAULT_LIMIT, ...query });
     return sendJson(reply, {
@@ -103,42 +109,47 @@ export function registerRegistryRoutes(app: FastifyInstance, { registry, usage }
       method,
       url: '/bridge/v1/duplicates',
       handler: async (request, reply) => {
-        await ready(request);
+        await ready(request, waitSchema);
         const options = { mayRead, signal: abortWhenClosed(reply) };
         return sendJson(reply, duplicatesJson(await findDuplicates(registry, registry.entries(), options)));
       },
     });
   }
 
-  const examine = (): Record<string, Jsonable> => ({
+  const examine = async (
+    signal: AbortSignal,
+    extra: readonly HealthIssue[] = [],
+  ): Promise<Record<string, Jsonable>> => ({
     pairs: pairModels(registry.entries()).map(pairingJson),
-    issues: findIssues(registry).map(issueJson),
+    issues: [...findIssues(registry), ...(await findEncoderIssues(registry.entries(), signal)), ...extra].map(
+      issueJson,
+    ),
     scan: { ...registry.progress },
   });
 
   app.get('/bridge/v1/doctor', async (request, reply) => {
-    await ready(request);
-    const found = examine();
-    if (queryText(request, 'check_values') !== 'true') return sendJson(reply, found);
-    const values = await findValueIssues(registry, registry.entries(), { signal: abortWhenClosed(reply) });
-    return sendJson(reply, { ...found, issues: [...findIssues(registry), ...values].map(issueJson) });
+    const query = await ready(request, REGISTRY_QUERIES.doctor);
+    const signal = abortWhenClosed(reply);
+    const values =
+      query.check_values === 'true' ? await findValueIssues(registry, registry.entries(), { signal }) : undefined;
+    return sendJson(reply, await examine(signal, values));
   });
 
   app.post('/bridge/v1/doctor', async (request, reply) => {
-    await ready(request);
+    await ready(request, waitSchema);
     const body = readJsonBody(request);
     const workflow = isJsonObject(body) ? body.get('workflow') : undefined;
     const models = workflow === undefined ? {} : missingJson(resolveWorkflow(workflow, registry.entries()));
-    return sendJson(reply, { ...examine(), ...models });
+    return sendJson(reply, { ...(await examine(abortWhenClosed(reply))), ...models });
   });
 
   app.post('/bridge/v1/missing-models', async (request, reply) => {
-    await ready(request);
+    await ready(request, waitSchema);
     return sendJson(reply, missingJson(resolveWorkflow(readJsonBody(request), registry.entries())));
   });
 
   app.get('/bridge/v1/usage', async (request, reply) => {
-    await ready(request);
+    await ready(request, waitSchema);
     return sendJson(reply, usageJson(await usage.usage(registry.entries(), { signal: abortWhenClosed(reply) })));
   });
 }

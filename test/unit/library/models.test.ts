@@ -2,7 +2,13 @@
 import { copyFile, mkdir, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { findIssues, pairModels, readWorkflowFile, resolveWorkflow } from '../../../src/library/index.js';
+import {
+  findEncoderIssues,
+  findIssues,
+  pairModels,
+  readWorkflowFile,
+  resolveWorkflow,
+} from '../../../src/library/index.js';
 import { encodePng } from '../../../src/image/index.js';
 import { parseJson, writeJson } from '../../../src/protocol/json.js';
 import { f32Tensor } from '../../../src/tensor/tensor.js';
@@ -10,6 +16,7 @@ import { CLIP_G, CLIP_H, CLIP_L, ipAdapter, kohyaLora, writeSparseModel } from '
 import { adapterShapes, KOLORS_FACEID } from '../../support/random-adapter.js';
 import { makeTestRegistry, type TestRegistry } from '../../support/registry.js';
 
+const goldenModels = join(import.meta.dirname, '..', '..', 'golden', 'vision', 'models');
 let tree: TestRegistry;
 
 beforeAll(async () => {
@@ -101,6 +108,34 @@ describe('health', () => {
     });
     expect(own.registry.entries().map(({ folder }) => folder)).not.toContain('loras');
   }, 120_000);
+
+  it('names an encoder that nobody loads, with the reason, and none that loads or is of another kind', async () => {
+    await using own = await makeTestRegistry();
+    await mkdir(join(own.models, 'clip_vision'), { recursive: true });
+    await copyFile(join(goldenModels, 'clip-h-tiny.safetensors'), join(own.models, 'clip_vision/good.safetensors'));
+    // CLIP-ViT-B/32, which people have and ComfyUI does not know.
+    const layers = Array.from({ length: 12 }, (_none, i): [string, number[]] => [
+      `vision_model.encoder.layers.${i}.layer_norm1.weight`,
+      [768],
+    ]);
+    await writeSparseModel(join(own.models, 'clip_vision/vit-b-32.safetensors'), {
+      'vision_model.embeddings.position_embedding.weight': [50, 768],
+      ...Object.fromEntries(layers),
+    });
+    await writeSparseModel(join(own.models, 'clip_vision/a lora.safetensors'), kohyaLora(2, 4));
+    await own.registry.scan();
+    expect(await findEncoderIssues(own.registry.entries())).toEqual([
+      {
+        kind: 'unsupported',
+        severity: 'warning',
+        path: join(own.models, 'clip_vision/vit-b-32.safetensors'),
+        problem: expect.stringMatching(/^vit-b-32\.safetensors is not a vision encoder that ComfyUI loads: /) as string,
+        fix: expect.stringContaining('Use a file of an encoder') as string,
+      },
+    ]);
+    const stopped = AbortSignal.abort();
+    await expect(findEncoderIssues(own.registry.entries(), stopped)).rejects.toMatchObject({ code: 'CANCELLED' });
+  });
 
   it('names a file that lies in the wrong folder', () => {
     expect(findIssues(tree.registry)).toContainEqual(
