@@ -21,6 +21,7 @@ import { PICTURES_OPERATION, type PicturesReply, type PicturesRequest } from './
 import {
   copyRows,
   gatherRows,
+  MAX_ROWS,
   missingRows,
   readRows,
   recallNamed,
@@ -56,9 +57,6 @@ interface AdapterMemory extends TokenMemory {
   /** A folder of ours for rounded projections; made if missing. Without it they are made at every start. */
   readonly quantizedDirectory?: string;
 }
-
-/** Pictures of one call at most. */
-const MAX_ROWS = 4096;
 
 /** What one call to the inference process is asked for, beside the rows themselves. */
 type ProjectSettings = Omit<ProjectRequest, 'batches' | 'tokens' | 'layers' | 'kept'>;
@@ -137,10 +135,10 @@ export class AdapterEngine {
             device,
             isFaceIdV2 ? `v2 ${scale}` : '',
           ]);
-    const require = (features: AdapterFeatures): ProjectInputs => requireFeatures(model, features);
+    const inputsOf = (features: AdapterFeatures): ProjectInputs => requireFeatures(model, features);
     const parts = await Promise.all(
       list.map(
-        async (features) => recallNamed(features, shelf) ?? (await readRows(features, require, shelf, options.signal)),
+        async (features) => recallNamed(features, shelf) ?? (await readRows(features, inputsOf, shelf, options.signal)),
       ),
     );
     for (const [input, what] of Object.entries(INPUT_WORDS) as [ProjectionInput, string][])

@@ -10,6 +10,9 @@ import { unreadRows, type AdapterFeatures } from './feature-rows.js';
 import type { ProjectInputs } from './operation.js';
 import { hashRows, type TokenShelf } from './token-cache.js';
 
+/** Rows of some features at most. */
+export const MAX_ROWS = 4096;
+
 /** Rows of features, and what is known of them. */
 export interface NamedRows {
   /** Name the content of every row: equal hashes, equal tokens. */
@@ -23,7 +26,7 @@ export interface NamedRows {
 /** Tokens of features that nobody has read, by their names alone; undefined where one of them is not kept. */
 export function recallNamed(features: AdapterFeatures, shelf: TokenShelf | undefined): NamedRows | undefined {
   const { names } = unreadRows(features) ?? {};
-  if (names === undefined || shelf === undefined) return undefined;
+  if (names === undefined || shelf === undefined || names.length > MAX_ROWS) return undefined;
   const hashes: string[] = [];
   const kept = new Map<string, F32Tensor>();
   for (const name of names) {
@@ -39,16 +42,16 @@ export function recallNamed(features: AdapterFeatures, shelf: TokenShelf | undef
 /**
  * Features themselves, and the tokens of those rows that are kept.
  *
- * @param require What an adapter takes of them.
+ * @param inputsOf What an adapter takes of them; throws where it takes them not.
  */
 export async function readRows(
   features: AdapterFeatures,
-  require: (features: AdapterFeatures) => ProjectInputs,
+  inputsOf: (features: AdapterFeatures) => ProjectInputs,
   shelf: TokenShelf | undefined,
   signal: AbortSignal | undefined,
 ): Promise<NamedRows> {
   const loaded = await unreadRows(features)?.load(signal);
-  const inputs = require(loaded === undefined ? features : { image: loaded.features });
+  const inputs = inputsOf(loaded === undefined ? features : { image: loaded.features });
   const hashes = await hashRows(inputs, Object.values(inputs)[0]?.shape[0] ?? 0);
   loaded?.names?.forEach((name, row) => {
     shelf?.nameContent(name, hashes[row] ?? '');

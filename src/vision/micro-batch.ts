@@ -27,14 +27,14 @@ export class MicroBatch {
     this.#limit = largest;
   }
 
-  /** Size of the next run, when so many pictures wait. */
+  /** Size of the next run, when so many pictures wait. Fewer than the best size go together. */
   next(waiting: number): number {
     const known: { readonly size: number; readonly ms: number }[] = [];
     let bestMs = Infinity;
-    for (let size = 1; size <= Math.min(waiting, this.#limit); size *= 2) {
+    for (let size = 1; size <= this.#limit; size *= 2) {
       const runs = this.#measured.get(size) ?? [];
       if (runs.length < TRIALS) {
-        if (size === 1 || bestMs * size <= MAX_RUN_MS) return size;
+        if (size === 1 || (size <= waiting && bestMs * size <= MAX_RUN_MS)) return size;
         break;
       }
       const ms = Math.min(...runs);
@@ -42,7 +42,7 @@ export class MicroBatch {
       known.push({ size, ms });
       bestMs = Math.min(bestMs, ms);
     }
-    return known.findLast(({ ms }) => ms <= bestMs * AS_GOOD)?.size ?? 1;
+    return Math.min(waiting, known.findLast(({ ms }) => ms <= bestMs * AS_GOOD)?.size ?? 1);
   }
 
   record(size: number, ms: number): void {

@@ -74,6 +74,15 @@ describe('MicroBatch', () => {
     expect(sizes.at(-1)).toBe(2);
   });
 
+  it('runs together what is left of a batch, or what is fewer than the best size', () => {
+    const sizes = new MicroBatch(8);
+    for (let i = 0; i < 8; i += 1) {
+      const size = sizes.next(8);
+      sizes.record(size, 10 + size);
+    }
+    expect([1, 2, 3, 7, 8, 9, 64].map((waiting) => sizes.next(waiting))).toEqual([1, 2, 3, 7, 8, 8, 8]);
+  });
+
   it('tries a size that failed no more', () => {
     const sizes = new MicroBatch(64);
     for (let i = 0; i < 4; i += 1) sizes.record(sizes.next(64), 1);
