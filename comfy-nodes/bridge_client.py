@@ -1,4 +1,4 @@
-"""HTTP client of Vision Bridge: kept-alive connections, cancellation, and waiting through a restart.
+"""HTTP client of Vision Bridge: the handshake, cancellation, and waiting through a restart.
 
 Knows bytes only, no tensors: safetensors documents go in and out as buffers (safetensors_document.py). ComfyUI runs
 every prompt in an event loop of its own, so connections that shall outlive a prompt cannot belong to a loop; requests
@@ -8,41 +8,25 @@ run in threads, and those who wait look up often enough to notice an interrupt.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import http.client
-import json
-import select
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+
+from .http_exchange import Address, Answer, Connections, Exchange, LostError, RefusedError, Request
 
 # Raised when node calls change in a way that an older side does not understand; the server tells its own.
 NODE_PROTOCOL = 1
 
-CONNECT_TIMEOUT_S = 2.0
 # How often someone who waits looks for an interrupt.
 POLL_S = 0.02
 # A bridge that answered a moment ago and is gone is given this long to come back.
 RESTART_WAIT_S = 10.0
 RECENTLY_S = 60.0
-# Node's server closes connections that were idle for five seconds; those near that are not used again.
-MAX_IDLE_S = 4.0
-MAX_IDLE_CONNECTIONS = 8
 MAX_THREADS = 16
-# Far above any answer, and below what would take the machine down.
-MAX_ANSWER_BYTES = 8 * 1024**3
-MAX_ERROR_BYTES = 1024 * 1024
 
-HOW_TO_START = (
-    "Start it with `vision-bridge serve`. "
-    "If it runs elsewhere, set its address in Settings > Vision Bridge."
-)
+HOW_TO_START = "Start it with `vision-bridge serve`. If it runs elsewhere, set its address in Settings > Vision Bridge."
 
 # What to do about an error, where the message of the bridge alone does not say it.
 ADVICE = {
@@ -74,216 +58,6 @@ class BridgeUnavailableError(BridgeError):
         super().__init__("BRIDGE_UNAVAILABLE", f"no bridge answers at {address} ({reason}). {HOW_TO_START}")
 
 
-class _RefusedError(Exception):
-    """No connection came about: nothing was sent."""
-
-
-class _LostError(Exception):
-    """The connection ended before the answer was complete."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the bridge is, and the secret that it asks for, if any."""
-
-    url: str
-    token: str | None = None
-
-    @property
-    def host(self) -> str:
-        """Name or number of the machine, in lower case."""
-        return urlsplit(self.url).hostname or "127.0.0.1"
-
-    @property
-    def port(self) -> int:
-        """The port, or the one that the scheme implies."""
-        parts = urlsplit(self.url)
-        return parts.port or (443 if parts.scheme == "https" else 80)
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether the bridge is on this machine."""
-        return self.host in {"127.0.0.1", "localhost", "::1"}
-
-    def connect(self) -> http.client.HTTPConnection:
-        """A connection of this address, not yet open."""
-        is_tls = urlsplit(self.url).scheme == "https"
-        kind = http.client.HTTPSConnection if is_tls else http.client.HTTPConnection
-        return kind(self.host, self.port, timeout=CONNECT_TIMEOUT_S)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came back: the status, the type of the body, and the body."""
-
-    status: int
-    content_type: str
-    body: bytearray
-
-    def json(self) -> Any:
-        """The body as JSON."""
-        return json.loads(self.body)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is sent. `body` is a list of buffers, which are not copied."""
-
-    method: str
-    path: str
-    query: Mapping[str, str] | None = None
-    body: Sequence[bytes | bytearray | memoryview] = ()
-    content_type: str = "application/vnd.safetensors"
-    # Sent again after the connection was lost: true for all that changes nothing in the bridge.
-    may_repeat: bool = True
-
-    @property
-    def target(self) -> str:
-        """Path and query as the request line has them."""
-        return self.path + (f"?{urlencode(self.query)}" if self.query else "")
-
-
-class _Exchange:
-    """One request on one connection. `cancel` may be called from any thread, at any time."""
-
-    def __init__(self, connections: _Connections, address: Address, request: Request) -> None:
-        self._connections = connections
-        self._address = address
-        self._request = request
-        self._lock = threading.Lock()
-        self._connection: http.client.HTTPConnection | None = None
-        self._cancelled = False
-
-    def run(self) -> Answer:
-        connection = self._connections.take(self._address)
-        with self._lock:
-            if self._cancelled:
-                connection.close()
-                raise _LostError("cancelled")
-            self._connection = connection
-        try:
-            answer, is_reusable = self._talk(connection)
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise _LostError(str(error) or type(error).__name__) from error
-        except BaseException:
-            connection.close()
-            raise
-        finally:
-            with self._lock:
-                self._connection = None
-        if is_reusable:
-            self._connections.give_back(self._address, connection)
-        else:
-            connection.close()
-        return answer
-
-    def cancel(self) -> None:
-        with self._lock:
-            self._cancelled = True
-            sock = self._connection.sock if self._connection is not None else None
-            if sock is not None:
-                # The bridge notices and stops the work; the thread that reads wakes up.
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
-
-    def _talk(self, connection: http.client.HTTPConnection) -> tuple[Answer, bool]:
-        request = self._request
-        headers = {"Accept-Encoding": "identity"}
-        if self._address.token:
-            headers["Authorization"] = f"Bearer {self._address.token}"
-        parts = [memoryview(part).cast("B") for part in request.body]
-        if request.method != "GET":
-            headers["Content-Type"] = request.content_type
-            headers["Content-Length"] = str(sum(part.nbytes for part in parts))
-        connection.request(request.method, request.target, body=_chunks(parts), headers=headers)
-        response = connection.getresponse()
-        body = _read_body(response)
-        answer = Answer(response.status, response.getheader("Content-Type", ""), body)
-        return answer, not response.will_close
-
-
-def _chunks(parts: Iterable[memoryview]) -> Iterable[memoryview] | None:
-    kept = [part for part in parts if part.nbytes > 0]
-    return kept or None
-
-
-def _read_body(response: http.client.HTTPResponse) -> bytearray:
-    length = response.length
-    if length is None:
-        limit = MAX_ERROR_BYTES
-        body = bytearray(response.read(limit + 1))
-        if len(body) > limit:
-            raise http.client.HTTPException("an answer without a length is too long")
-        return body
-    if length > MAX_ANSWER_BYTES:
-        raise http.client.HTTPException(f"an answer of {length} bytes is too long")
-    body = bytearray(length)
-    view = memoryview(body)
-    done = 0
-    while done < length:
-        count = response.readinto(view[done:])
-        if count == 0:
-            raise http.client.IncompleteRead(b"", length - done)
-        done += count
-    response.read()
-    return body
-
-
-class _Connections:
-    """Open connections that wait for their next request."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._idle: list[tuple[Address, http.client.HTTPConnection, float]] = []
-
-    def take(self, address: Address) -> http.client.HTTPConnection:
-        """An open connection. Raises _RefusedError."""
-        while True:
-            with self._lock:
-                found = next((entry for entry in reversed(self._idle) if entry[0] == address), None)
-                if found is None:
-                    break
-                self._idle.remove(found)
-            _address, connection, since = found
-            if time.monotonic() - since < MAX_IDLE_S and not _is_readable(connection.sock):
-                return connection
-            connection.close()
-        connection = address.connect()
-        try:
-            connection.connect()
-        except OSError as error:
-            raise _RefusedError(str(error)) from error
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.sock.settimeout(None)
-        return connection
-
-    def give_back(self, address: Address, connection: http.client.HTTPConnection) -> None:
-        with self._lock:
-            self._idle.append((address, connection, time.monotonic()))
-            surplus = self._idle[:-MAX_IDLE_CONNECTIONS]
-            self._idle = self._idle[-MAX_IDLE_CONNECTIONS:]
-        for _address, old, _since in surplus:
-            old.close()
-
-    def close(self) -> None:
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for _address, connection, _since in idle:
-            connection.close()
-
-
-def _is_readable(sock: socket.socket | None) -> bool:
-    """Whether an idle connection has something to say, which can only be its end."""
-    if sock is None:
-        return True
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        return bool(poll.poll(0))
-    return bool(select.select([sock], [], [], 0)[0])
-
-
 class BridgeClient:
     """Requests to the bridge that the settings name, checked once per connection to a bridge.
 
@@ -300,7 +74,7 @@ class BridgeClient:
         self._address = address
         self._on_absent = on_absent
         self._pack_version = pack_version
-        self._connections = _Connections()
+        self._connections = Connections()
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="vision-bridge")
         self._checked: Address | None = None
         self._last_seen: tuple[Address, float] | None = None
@@ -320,7 +94,7 @@ class BridgeClient:
         while True:
             try:
                 answer = attempts.accept(self._run(attempts.exchange(), on_wait))
-            except (_RefusedError, _LostError) as error:
+            except (RefusedError, LostError) as error:
                 _wait(attempts.pause_after(error), on_wait)
                 continue
             if answer is not None:
@@ -332,7 +106,7 @@ class BridgeClient:
         while True:
             try:
                 answer = attempts.accept(await self._run_async(attempts.exchange(), on_wait))
-            except (_RefusedError, _LostError) as error:
+            except (RefusedError, LostError) as error:
                 end = time.monotonic() + await asyncio.to_thread(attempts.pause_after, error)
                 while time.monotonic() < end:
                     on_wait()
@@ -341,7 +115,7 @@ class BridgeClient:
             if answer is not None:
                 return answer
 
-    def _run(self, exchange: _Exchange, on_wait: Callable[[], None]) -> Answer:
+    def _run(self, exchange: Exchange, on_wait: Callable[[], None]) -> Answer:
         future: Future[Answer] = self._threads.submit(exchange.run)
         try:
             while True:
@@ -355,7 +129,7 @@ class BridgeClient:
             exchange.cancel()
             raise
 
-    async def _run_async(self, exchange: _Exchange, on_wait: Callable[[], None]) -> Answer:
+    async def _run_async(self, exchange: Exchange, on_wait: Callable[[], None]) -> Answer:
         future = asyncio.wrap_future(self._threads.submit(exchange.run))
         try:
             while True:
@@ -430,9 +204,9 @@ class BridgeClient:
         """Lets the owner start a bridge; true when one is on its way."""
         return self._on_absent(address)
 
-    def new_exchange(self, address: Address, request: Request) -> _Exchange:
+    def new_exchange(self, address: Address, request: Request) -> Exchange:
         """One request on a connection of its own or a kept one."""
-        return _Exchange(self._connections, address, request)
+        return Exchange(self._connections, address, request)
 
 
 class _Attempts:
@@ -445,7 +219,7 @@ class _Attempts:
         self._deadline: float | None = None
         self._sent = request
 
-    def exchange(self) -> _Exchange:
+    def exchange(self) -> Exchange:
         """The next exchange: the request itself, or the handshake before it."""
         is_checked = self._client.is_checked(self._address)
         self._sent = self._request if is_checked else Request("GET", "/bridge/v1/health")
@@ -461,17 +235,17 @@ class _Attempts:
             raise error_of(answer, self._address)
         return answer
 
-    def pause_after(self, error: _RefusedError | _LostError) -> float:
+    def pause_after(self, error: RefusedError | LostError) -> float:
         """Seconds until the next try. Raises BridgeUnavailableError when there is none."""
         self._client.forget()
-        if isinstance(error, _LostError) and self._sent is self._request and not self._request.may_repeat:
+        if isinstance(error, LostError) and self._sent is self._request and not self._request.may_repeat:
             raise BridgeError(
                 "CONNECTION_LOST",
                 f"the connection to {self._address.url} ended before the answer came; "
                 "it is not known whether the work was done, so it was not sent again.",
             ) from error
         if self._deadline is None:
-            is_hopeful = isinstance(error, _LostError) or self._client.was_seen(self._address)
+            is_hopeful = isinstance(error, LostError) or self._client.was_seen(self._address)
             if not self._client.may_start(self._address) and not is_hopeful:
                 raise BridgeUnavailableError(self._address.url, str(error)) from error
             self._deadline = time.monotonic() + RESTART_WAIT_S

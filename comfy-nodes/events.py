@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Union
 
-from .bridge_client import Address
+from .http_exchange import Address
 
 CONNECT_WAIT_S = 1.0
 RETRY_S = 1.0

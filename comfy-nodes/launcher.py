@@ -14,7 +14,7 @@ import threading
 
 import folder_paths
 
-from .bridge_client import Address
+from .http_exchange import Address
 from .settings import may_start_bridge
 
 COMMAND = "vision-bridge"

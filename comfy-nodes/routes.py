@@ -11,7 +11,8 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from .bridge_client import Answer, BridgeError, Request
+from .bridge_client import BridgeError
+from .http_exchange import Answer, Request
 
 # Panel route: method, route of the bridge, query parameters that are passed on.
 PASSED_ON: dict[str, tuple[str, str, tuple[str, ...]]] = {

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import folder_paths
 
-from .bridge_client import Address
+from .http_exchange import Address
 
 DEFAULT_URL = "http://127.0.0.1:8189"
 

@@ -14,7 +14,8 @@ import torch
 from comfy_api.latest import io
 
 from ..bridge import client
-from ..bridge_client import BridgeError, Request
+from ..bridge_client import BridgeError
+from ..http_exchange import Request
 from ..safetensors_document import read_document, write_document
 from .attention_patch import EMBEDS_SCALING, Application, Block, LayerTokens, add_image_attention
 from .remote_nodes import precisions

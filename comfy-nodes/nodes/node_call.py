@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ..bridge import client, events
-from ..bridge_client import Answer, BridgeError, Request
+from ..bridge_client import BridgeError
+from ..http_exchange import Answer, Request
 from ..safetensors_document import BadDocumentError, Buffer, read_document, write_document
 from .values import from_wire, to_wire
 from .waiting import make_on_wait

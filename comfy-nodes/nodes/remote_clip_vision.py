@@ -19,7 +19,8 @@ import folder_paths
 import torch
 
 from ..bridge import client
-from ..bridge_client import BridgeError, Request
+from ..bridge_client import BridgeError
+from ..http_exchange import Request
 from ..safetensors_document import read_document, write_document
 from .waiting import check_interrupted
 

@@ -19,7 +19,7 @@ from pack_support import ROOT, SERVE, Bridge, part, write_settings
 client_module = part("bridge_client")
 settings = part("settings")
 launcher = part("launcher")
-BridgeError, Request = client_module.BridgeError, client_module.Request
+BridgeError, Request = client_module.BridgeError, part("http_exchange").Request
 HEALTH = Request("GET", "/bridge/v1/health")
 
 
