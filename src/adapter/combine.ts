@@ -48,8 +48,15 @@ export function combineRows(tensor: F32Tensor, mode: CombineMode): F32Tensor {
   return f32Tensor([1, ...rest], out);
 }
 
+/** @throws {InvalidRequestError} for a weight that is no number */
+export function requireWeights(weights: readonly number[]): void {
+  const wrong = weights.find((weight) => !Number.isFinite(weight));
+  if (wrong !== undefined) throw new InvalidRequestError(`A weight is a finite number, got ${JSON.stringify(wrong)}.`);
+}
+
 /** Each row times its weight; a list that is too short repeats its last. */
 export function weighRows(tensor: F32Tensor, weights: readonly number[]): F32Tensor {
+  requireWeights(weights);
   if (weights.length === 0 || weights.every((weight) => weight === 1)) return tensor;
   const [rows = 0, ...rest] = tensor.shape;
   const length = elementCount(rest);

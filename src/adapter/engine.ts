@@ -262,7 +262,11 @@ function shareTokens(
   });
 }
 
+const isList: (value: unknown) => boolean = Array.isArray;
+
 function checkLayers(model: IPAdapterModel, layers: readonly number[]): void {
+  // Programs in JavaScript are told here what the type says.
+  if (!isList(layers)) throw new InvalidRequestError("Layers are a list of their numbers, or 'all'.");
   const missing = layers.find((layer) => !model.layers.includes(layer));
   if (missing !== undefined) {
     throw new ModelFormatError(

@@ -1,7 +1,7 @@
 /** Arithmetic on what goes into a projection, over pictures and faces alike; features that nobody looked at stay unread. */
 import { InvalidRequestError } from '../common/errors.js';
 import type { F32Tensor } from '../tensor/tensor.js';
-import { combineRows, fitRows, stackRows, weighRows, type CombineMode } from './combine.js';
+import { combineRows, fitRows, requireWeights, stackRows, weighRows, type CombineMode } from './combine.js';
 import {
   blendNamed,
   fitNamed,
@@ -31,6 +31,7 @@ export function blendFeatures(
   weights: readonly number[],
   mode: CombineMode,
 ): AdapterFeatures {
+  requireWeights(weights);
   const rows = unreadParts(parts);
   if (rows !== undefined) return unreadFeatures(blendNamed(rows, weights, mode));
   return mapFeatures(stackFeatures(parts), (tensor) => combineRows(weighRows(tensor, weights), mode));

@@ -4,7 +4,8 @@
  * Source: ComfyUI_IPAdapter_plus, attention mask (formulas restated).
  */
 import { InvalidRequestError } from '../common/errors.js';
-import { f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+import { requireFinite } from '../image/index.js';
+import { elementCount, f32Tensor, type F32Tensor } from '../tensor/tensor.js';
 import { fitRows } from './combine.js';
 
 interface MaskPlace {
@@ -18,14 +19,12 @@ interface MaskPlace {
 }
 
 /**
- * @param mask f32 `[M, H, W]`; one of another shape than the latent is stretched.
+ * @param given f32 `[M, H, W]` or `[H, W]`, 0 to 1; one of another shape than the latent is stretched.
  * @returns f32 `[batch, tokens]`
+ * @throws {InvalidRequestError} for values of another form, or that are no numbers
  */
-export function maskTokens(mask: F32Tensor, { latentHeight, latentWidth, tokens, batch }: MaskPlace): F32Tensor {
-  const [count = 0, height = 0, width = 0] = mask.shape;
-  if (mask.shape.length !== 3 || count < 1 || height < 1 || width < 1) {
-    throw new InvalidRequestError(`A mask has the shape [M, H, W], got [${mask.shape.join(', ')}].`);
-  }
+export function maskTokens(given: F32Tensor, { latentHeight, latentWidth, tokens, batch }: MaskPlace): F32Tensor {
+  const mask = requireMask(given);
   const rows = Math.max(1, Math.trunc(latentHeight / Math.sqrt((latentHeight * latentWidth) / tokens)));
   const maskHeight = rows + (tokens % rows === 0 ? 0 : 1);
   const maskWidth = Math.floor(tokens / maskHeight);
@@ -43,6 +42,18 @@ export function maskTokens(mask: F32Tensor, { latentHeight, latentWidth, tokens,
     }
   }
   return f32Tensor([batch, tokens], out);
+}
+
+/** f32 `[M, H, W]` */
+function requireMask({ dtype, shape, data }: F32Tensor): F32Tensor {
+  const sides = shape.length === 2 ? [1, ...shape] : shape;
+  if (sides.length !== 3 || sides.some((side) => side < 1))
+    throw new InvalidRequestError(`A mask has the shape [M, H, W] or [H, W], got [${shape.join(', ')}].`);
+  // Programs in JavaScript are told here what the type says.
+  if ((dtype as string) !== 'F32' || data.length !== elementCount(sides))
+    throw new InvalidRequestError(`A mask is F32 and has a value for each of [${shape.join(', ')}].`);
+  requireFinite(data, sides, 'The mask');
+  return f32Tensor(sides, data);
 }
 
 /** PyTorch's plain bilinear: half-pixel centres, edges repeated, no antialias. */

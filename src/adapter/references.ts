@@ -53,7 +53,10 @@ export interface ReferenceOptions {
   readonly device?: Device | undefined;
   /** Default `concat`. */
   readonly combine?: CombineMode | undefined;
-  /** One for each picture of all references, in place of the references' own. A list that is too short repeats its last. */
+  /**
+   * One for each picture of all references, in place of the references' own. A list that is too short repeats its last; one
+   * that is too long is refused.
+   */
   readonly weights?: readonly number[] | undefined;
   readonly negative?: Negative | undefined;
   /** Cut every picture into this many tiles a side; default 1. Not with faces. */
@@ -255,7 +258,13 @@ function weightsOf(
   { weights }: ReferenceOptions,
 ): number[] {
   const total = counts.reduce((sum, count) => sum + count, 0);
-  if (weights !== undefined) return fillWeights(weights, total);
+  if (weights !== undefined) {
+    if (weights.length > total)
+      throw new InvalidRequestError(
+        `${weights.length} weights are given for ${total} ${total === 1 ? 'picture' : 'pictures'}.`,
+      );
+    return fillWeights(weights, total);
+  }
   return counts.flatMap((count, i) => {
     const weight = references[i]?.weight ?? 1;
     return fillWeights(typeof weight === 'object' ? weight : [weight], count);

@@ -182,6 +182,50 @@ describe('over HTTP', () => {
     expect(await refusal.json()).toMatchObject({ error: { code: 'FACE_NOT_FOUND' } });
   });
 
+  it('combines side by side where no method is named, with a weight for each', async () => {
+    const embeds = Uint8Array.from(
+      Buffer.from(
+        await (
+          await post('ipadapter/embeds?adapter=base.safetensors', form([['a', await png(picture(10))]]))
+        ).arrayBuffer(),
+      ),
+    );
+    const two = form([
+      ['a', embeds],
+      ['b', embeds],
+    ]);
+    const both = f32Of(await tensorsOf(await post('ipadapter/combine?weights=1,-0.5', two)), 'cond.image');
+    const [rows = 0, width = 0] = both.shape;
+    expect(rows).toBe(2);
+    both.data.subarray(width).forEach((value, i) => {
+      expect(value).toBe(-0.5 * (both.data[i] ?? NaN));
+    });
+  });
+
+  it.each([
+    ['project?adapter=base.safetensors&layers=abc', 'image', /layers: layer numbers such as 1,3, or all, are wanted/],
+    ['project?adapter=base.safetensors&layers=', 'image', /layers: layer numbers/],
+    ['project?adapter=base.safetensors&layers=1,,3', 'image', /layers: layer numbers/],
+    ['project?adapter=base.safetensors&face=foo', 'image', /face: first, largest, or the number of a face/],
+    ['embeds?adapter=base.safetensors&weights=1,', 'image', /weights: numbers such as 1,0.5/],
+    ['embeds?adapter=base.safetensors&weights=1,2', 'image', /2 weights are given for 1 picture\./],
+    ['project?adapter=base.safetensors&weights=1,2', 'image', /2 weights are given for 1 picture\./],
+    ['project?adapter=base.safetensors', 'negativ', /A part is named "negativ"; did you mean negative\?/],
+    ['combine?weights=1', 'a', /SAFETENSORS|safetensors/],
+  ])('says what is meant: %s with a part %s', async (path, part, message) => {
+    const reply = await post(`ipadapter/${path}`, form([[part, await png(picture(10))]]));
+    expect(reply.status).toBeGreaterThanOrEqual(400);
+    expect(((await reply.json()) as { error: { message: string } }).error.message).toMatch(message);
+  });
+
+  it('says how embeds are sent where they come as a part', async () => {
+    const embeds = await post('ipadapter/embeds?adapter=base.safetensors', form([['a', await png(picture(10))]]));
+    const part = form([['embeds', new Uint8Array(await embeds.arrayBuffer())]]);
+    const reply = await post('ipadapter/project?adapter=base.safetensors', part);
+    expect(reply.status).toBe(400);
+    expect(await reply.text()).toContain('Embeds are sent as the body itself');
+  });
+
   it('answers what is wrong with an error of the catalogue', async () => {
     const image = await png(picture(10));
     const cases: [string, Body, number, string][] = [
@@ -319,6 +363,28 @@ describe('on the command line', () => {
     const missing = await inFolders('ipadapter', 'project', 'no.png', '--adapter', 'nothing.safetensors');
     expect(missing.code).toBe(1);
     expect(missing.stderr).toContain('base.safetensors');
+    const adapter = ['--adapter', 'base.safetensors'];
+    const layers = await inFolders('ipadapter', 'project', 'no.png', ...adapter, '--layers', 'abc');
+    expect(layers.stderr).toContain('--layers takes layer numbers such as 1,3, or all; got "abc"');
+    const idle = await inFolders(
+      'ipadapter',
+      'project',
+      '--embeds',
+      'x',
+      ...adapter,
+      '--tiles-ratio',
+      '1',
+      '--weights',
+      '1',
+    );
+    expect(idle).toMatchObject({ code: 2 });
+    expect(idle.stderr).toContain('--weights and --tiles-ratio would change nothing');
+    const many = await inFolders('ipadapter', 'project', 'no.png', ...adapter, '--weights', '1,2');
+    expect(many.stderr).toContain('--weights: 2 are given for 1 picture.');
+    const inspected = await inFolders('ipadapter', 'inspect', 'nope.safetensors', 'base.safetensors');
+    expect(inspected.code).toBe(1);
+    expect(inspected.stdout).toMatch(/base\.safetensors .*4 × 40/);
+    expect(inspected.stderr).toContain('MODEL_NOT_FOUND');
     const broken = join(started.tree.dataDirectory, 'broken.safetensors');
     await writeFile(broken, serializeSafetensors({}));
     expect((await run('ipadapter', 'combine', broken, '--out', broken)).stderr).toContain('EMBEDS_INVALID');

@@ -26,6 +26,7 @@ import {
 } from '../../adapter/index.js';
 import type { Bridge } from '../../bridge.js';
 import { BridgeError, InvalidRequestError } from '../../common/errors.js';
+import { nearNames } from '../../common/problems.js';
 import { maxUploadBytes } from '../../config.js';
 import { faceSimilarity } from '../../faces/index.js';
 import { parseSafetensors, serializeSafetensors } from '../../formats/index.js';
@@ -37,9 +38,11 @@ import { readForm } from '../multipart.js';
 import { parseQuery } from '../query.js';
 import { abortWhenClosed, SAFETENSORS, sendJson } from '../reply.js';
 
-const MAX_LAYERS = 1000;
+const MAX_LAYERS_TEXT = 8000;
 const MAX_WEIGHTS = 256;
 const MAX_EMBEDS = 64;
+/** Name of the part that stands against the others. */
+const NEGATIVE = 'negative';
 /** Pictures of one request: all are held as pixels until they are encoded. */
 const MAX_PICTURES = 64;
 
@@ -50,15 +53,20 @@ const name = z
   .refine((text) => !isAbsolute(text), 'is relative to its folder, never an absolute path');
 const numbers = z
   .string()
-  .transform((text) => text.split(',').map(Number))
-  .pipe(z.array(z.number()).min(1).max(MAX_WEIGHTS));
-const layerList = z.union([
-  z.literal('all'),
-  z
-    .string()
-    .transform((text) => text.split(',').map(Number))
-    .pipe(z.array(z.int().min(0)).max(MAX_LAYERS)),
-]);
+  .transform((text) => text.split(',').map((entry) => (entry.trim() === '' ? NaN : Number(entry))))
+  .refine((list) => list.every(Number.isFinite), 'numbers such as 1,0.5 are wanted')
+  .refine((list) => list.length <= MAX_WEIGHTS, `at most ${MAX_WEIGHTS} are taken`);
+const layerList = z
+  .string()
+  .max(MAX_LAYERS_TEXT)
+  .refine(
+    (text) => text === 'all' || /^\d{1,6}(,\d{1,6})*$/.test(text),
+    'layer numbers such as 1,3, or all, are wanted',
+  )
+  .transform((text): number[] | 'all' => (text === 'all' ? 'all' : text.split(',').map(Number)));
+const faceChoice = z.union([z.enum(['first', 'largest']), z.coerce.number().int().min(0).max(1000)], {
+  error: 'first, largest, or the number of a face is wanted',
+});
 
 const adapterQuery = z.object({ adapter: name });
 const pairQuery = adapterQuery.extend({ clip_vision: name.optional(), face_pack: name.optional() });
@@ -68,14 +76,14 @@ const encodeQuery = pairQuery.extend({
   weights: numbers.optional(),
   tiles: z.coerce.number().int().min(1).max(16).default(1),
   tiles_ratio: z.coerce.number().min(0).max(1).default(1),
-  face: z.union([z.enum(['first', 'largest']), z.coerce.number().int().min(0).max(1000)]).default('first'),
+  face: faceChoice.default('first'),
 });
 const projectQuery = encodeQuery.extend({
-  layers: layerList.default([]),
+  layers: layerList.optional(),
   faceid_v2_scale: z.coerce.number().min(-10).max(10).default(1),
 });
 const layersQuery = adapterQuery.extend({ layers: layerList.default('all') });
-const combineQuery = z.object({ method: z.enum(COMBINE_MODES) });
+const combineQuery = z.object({ method: z.enum(COMBINE_MODES).default('concat'), weights: numbers.optional() });
 const weightsQuery = z.object({
   model: z.enum(['sd15', 'sdxl']),
   type: z.enum(WEIGHT_TYPES).default('linear'),
@@ -87,7 +95,7 @@ const weightsQuery = z.object({
 });
 const similarityQuery = z.object({
   face_pack: name.optional(),
-  face: z.union([z.enum(['first', 'largest']), z.coerce.number().int().min(0).max(1000)]).default('largest'),
+  face: faceChoice.default('largest'),
 });
 
 /** By route, for the description of the API. */
@@ -153,7 +161,7 @@ export function registerIPAdapterRoutes(app: FastifyInstance, bridge: Bridge): v
   });
 
   app.post('/bridge/v1/ipadapter/combine', async (request, reply) => {
-    const { method } = parseQuery(combineQuery, request);
+    const { method, weights } = parseQuery(combineQuery, request);
     if (!request.isMultipart())
       throw new InvalidRequestError(
         'Embeds are combined from files of multipart/form-data, each a safetensors document.',
@@ -165,7 +173,7 @@ export function registerIPAdapterRoutes(app: FastifyInstance, bridge: Bridge): v
         throw new InvalidRequestError(`At most ${MAX_EMBEDS} embeds are combined at once.`);
       list.push(parseEmbeds(part.bytes, part.filename));
     }
-    return sendEmbeds(reply, combineEmbeds(list, method));
+    return sendEmbeds(reply, combineEmbeds(list, method, weights));
   });
 
   app.post('/bridge/v1/ipadapter/project', async (request, reply) => {
@@ -174,7 +182,12 @@ export function registerIPAdapterRoutes(app: FastifyInstance, bridge: Bridge): v
     const pair = await openPair(bridge, query, signal);
     const body = await readBody(request, maxBytes);
     const options = optionsOf(query, signal);
-    const settings = { layers: query.layers, faceIdV2Scale: query.faceid_v2_scale, precision: query.precision, signal };
+    const settings = {
+      layers: query.layers ?? [],
+      faceIdV2Scale: query.faceid_v2_scale,
+      precision: query.precision,
+      signal,
+    };
     const projected =
       body.kind === 'embeds'
         ? await references.project(pair, body.embeds, settings)
@@ -278,6 +291,13 @@ interface Pictures {
 
 type Body = { readonly kind: 'embeds'; readonly embeds: IPAdapterEmbeds } | Pictures;
 
+/** Whether a file begins as a safetensors document does: the size of its header, and a brace. */
+function isEmbedsDocument(bytes: Uint8Array): boolean {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const HEAD_BYTES = 8;
+  return bytes.length > HEAD_BYTES && bytes[HEAD_BYTES] === 0x7b && view.getBigUint64(0, true) < bytes.length;
+}
+
 /** Pictures as files (a part named `negative` stands against them), or a safetensors document of pictures or of embeds. */
 async function readBody(request: FastifyRequest, maxBytes: number): Promise<Body> {
   if (request.isMultipart()) {
@@ -288,7 +308,17 @@ async function readBody(request: FastifyRequest, maxBytes: number): Promise<Body
       if (pictures.length >= MAX_PICTURES)
         throw new InvalidRequestError(`A request holds at most ${MAX_PICTURES} pictures.`);
       const image = { kind: 'encoded', bytes: part.bytes, label: part.filename } as const;
-      if (part.field === 'negative') negative = image;
+      const [meant] = part.field === NEGATIVE ? [] : nearNames(part.field, [NEGATIVE]);
+      if (meant !== undefined)
+        throw new InvalidRequestError(
+          `A part is named "${part.field}"; did you mean ${meant}? References have any other name.`,
+        );
+      if (isEmbedsDocument(part.bytes)) {
+        throw new InvalidRequestError(
+          `${part.filename} is a safetensors document, no picture. Embeds are sent as the body itself, with content-type ${SAFETENSORS}.`,
+        );
+      }
+      if (part.field === NEGATIVE) negative = image;
       else pictures.push(image);
     }
     return { kind: 'pictures', pictures, negative };

@@ -2,14 +2,7 @@
 import { writeFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { Command, Option } from 'commander';
-import {
-  combineEmbeds,
-  COMBINE_MODES,
-  readEmbeds,
-  serializeEmbeds,
-  weighEmbeds,
-  type CombineMode,
-} from '../../../adapter/index.js';
+import { combineEmbeds, COMBINE_MODES, readEmbeds, serializeEmbeds, type CombineMode } from '../../../adapter/index.js';
 import { printJson, printLine, requireTarget } from '../../output.js';
 import { parseNumbers } from './numbers.js';
 
@@ -30,11 +23,9 @@ export function combineCommand(): Command {
     .option('--json', 'one JSON document')
     .action(async (files: string[], { method, out, weights, json }: CombineFlags) => {
       requireTarget('--out', out);
-      const factors = weights === undefined ? [] : parseNumbers(weights, '--weights');
-      const list = [];
-      for (const [i, file] of files.entries())
-        list.push(weighEmbeds(await readEmbeds(resolve(file)), [factors[i] ?? factors.at(-1) ?? 1]));
-      const combined = combineEmbeds(list, method);
+      const factors = weights === undefined ? undefined : parseNumbers(weights, '--weights');
+      const list = await Promise.all(files.map((file) => readEmbeds(resolve(file))));
+      const combined = combineEmbeds(list, method, factors);
       await writeFile(out, serializeEmbeds(combined));
       const { shape } = combined.cond.image ?? combined.cond.face ?? { shape: [] };
       if (json === true) printJson({ out, method, files, shape, provenance: combined.provenance });

@@ -1,7 +1,7 @@
 /** `vision-bridge ipadapter inspect`: what adapters are, and which of the user's encoders goes with them. */
 import { Command } from 'commander';
 import { adapterSummary, findEncoder } from '../../../adapter/index.js';
-import { BridgeError, messageOf } from '../../../common/errors.js';
+import { BridgeError, messageOf, type ErrorCode } from '../../../common/errors.js';
 import { createLogger } from '../../logger.js';
 import { addFlags } from '../../options.js';
 import { printJson, printLine } from '../../output.js';
@@ -10,7 +10,7 @@ import { locate, openAdapterRooms, type AdapterRooms } from './rooms.js';
 
 type Inspected = { readonly name: string; readonly path: string } & (
   | { readonly summary: ReturnType<typeof adapterSummary>; readonly encoder: string | null; readonly missing?: string }
-  | { readonly problem: { readonly code: string; readonly message: string } }
+  | { readonly problem: { readonly code: ErrorCode; readonly message: string } }
 );
 
 export function inspectCommand(): Command {
@@ -22,20 +22,28 @@ export function inspectCommand(): Command {
   return command.action(async (names: string[], flags: { readonly json?: boolean }) => {
     await using rooms = await openAdapterRooms(command, createLogger('warn'));
     const source = rooms.ipadapter.folders.adapters;
-    const files =
-      names.length === 0
-        ? await source.list()
-        : await Promise.all(names.map(async (name) => ({ name, path: await locate(source, name) })));
     const results: Inspected[] = [];
-    for (const { name, path } of files) results.push(await inspect(rooms, name, path));
+    if (names.length === 0)
+      for (const { name, path } of await source.list()) results.push(await inspect(rooms, name, path));
+    for (const name of names) results.push(await inspectNamed(rooms, name));
     if (flags.json === true) printJson({ folders: source.places(), adapters: results });
     else if (results.length === 0) printLine(`There are no IP-Adapters in ${source.places().join(', ')}.`);
     else show(results);
     const refused = results.find((result) => 'problem' in result);
     // Asked for by name, a file that is none is a failure; in a listing it is a line.
     if (names.length > 0 && refused !== undefined && 'problem' in refused)
-      throw new BridgeError('ADAPTER_UNKNOWN', refused.problem.message, { details: { path: refused.path } });
+      throw new BridgeError(refused.problem.code, refused.problem.message, { details: { path: refused.path } });
   });
+}
+
+/** One that is asked for by name; what is wrong with it is told beside the others. */
+async function inspectNamed(rooms: AdapterRooms, name: string): Promise<Inspected> {
+  try {
+    return await inspect(rooms, name, await locate(rooms.ipadapter.folders.adapters, name));
+  } catch (error) {
+    if (!(error instanceof BridgeError)) throw error;
+    return { name, path: name, problem: { code: error.code, message: error.message } };
+  }
 }
 
 async function inspect({ vision, ipadapter }: AdapterRooms, name: string, path: string): Promise<Inspected> {

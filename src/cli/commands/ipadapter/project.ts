@@ -21,7 +21,7 @@ import { createLogger } from '../../logger.js';
 import { addFlags } from '../../options.js';
 import { printJson, printLine, requireTarget } from '../../output.js';
 import { printTable } from '../../table.js';
-import { parseNumbers } from './numbers.js';
+import { parseLayers, parseNumbers } from './numbers.js';
 import { openAdapterRooms, openPair, type AdapterServices, type PairFlags } from './rooms.js';
 
 interface ProjectFlags extends PairFlags {
@@ -41,6 +41,8 @@ interface ProjectFlags extends PairFlags {
 }
 
 const SHOWN_VALUES = 4;
+/** Flags that say how pictures become embeds. */
+const OF_PICTURES = ['weights', 'negative', 'tiles', 'tilesRatio'] as const;
 
 export function projectCommand(): Command {
   const command = new Command('project')
@@ -50,15 +52,19 @@ export function projectCommand(): Command {
     .option('--clip-vision <name>', 'the encoder; default: the first that fits by content')
     .option('--face-pack <name>', 'FaceID only: a pack of models/insightface/models; default: the first complete one')
     .option('--embeds <file>', 'embeds in place of pictures')
-    .option('--weights <list>', 'a weight per picture, such as 1,0.5')
+    .option('--weights <list>', 'a weight per picture, such as 1,0.5; the last counts for all that are left')
     .addOption(
       new Option('--combine <mode>', 'how several pictures become one').choices(COMBINE_MODES).default('concat'),
     )
     .option('--negative <image>', 'what stands against the references')
-    .option('--tiles <number>', 'cut pictures into this many tiles a side')
-    .option('--tiles-ratio <number>', 'share of the whole picture beside its tiles')
+    .option('--tiles <number>', 'cut pictures into this many tiles a side (default: 1)')
+    .option('--tiles-ratio <number>', 'with --tiles: share of the whole picture beside its tiles (default: 1)')
     .option('--face <which>', 'first, largest, or a number', 'first')
-    .addOption(new Option('--precision <kind>', 'of the encoder').choices(['comfy', 'fp32', 'int8']).default('comfy'))
+    .addOption(
+      new Option('--precision <kind>', 'of the encoder and of the projection')
+        .choices(['comfy', 'fp32', 'int8'])
+        .default('comfy'),
+    )
     .option('--layers <list>', 'add keys and values of these layers: 1,3,… or all')
     .option('--faceid-v2-scale <number>', 'FaceID-plus v2: share of the picture')
     .option('--save-embeds <file>', 'write the embeds into a .safetensors file')
@@ -70,6 +76,18 @@ export function projectCommand(): Command {
     requireTarget('--save-embeds', flags.saveEmbeds);
     if ((images.length === 0) === (flags.embeds === undefined))
       throw new InvalidRequestError('Give pictures, or --embeds FILE: one of the two.');
+    const idle = flags.embeds === undefined ? [] : OF_PICTURES.filter((name) => flags[name] !== undefined);
+    if (idle.length > 0)
+      throw new InvalidRequestError(
+        `${idle.map((name) => `--${name.replace(/[A-Z]/, (letter) => `-${letter.toLowerCase()}`)}`).join(' and ')} would change nothing: embeds are made already.`,
+      );
+    const settings = {
+      precision: flags.precision,
+      ...(flags.layers === undefined ? {} : { layers: parseLayers(flags.layers, '--layers') }),
+      ...(flags.faceidV2Scale === undefined
+        ? {}
+        : { faceIdV2Scale: numberOf(flags.faceidV2Scale, '--faceid-v2-scale') }),
+    };
     await using rooms = await openAdapterRooms(command, createLogger('warn'));
     const pair = await openPair(rooms, flags);
     const { references } = rooms.ipadapter;
@@ -79,15 +97,7 @@ export function projectCommand(): Command {
         : await readEmbeds(resolve(flags.embeds));
     const embeds = await references.complete(pair, given, { precision: flags.precision });
     if (flags.saveEmbeds !== undefined) await writeFile(flags.saveEmbeds, serializeEmbeds(embeds));
-    const projected = await references.project(pair, embeds, {
-      precision: flags.precision,
-      ...(flags.layers === undefined
-        ? {}
-        : { layers: flags.layers === 'all' ? 'all' : parseNumbers(flags.layers, '--layers') }),
-      ...(flags.faceidV2Scale === undefined
-        ? {}
-        : { faceIdV2Scale: numberOf(flags.faceidV2Scale, '--faceid-v2-scale') }),
-    });
+    const projected = await references.project(pair, embeds, settings);
     await report(pair, tokenTensors(projected), flags);
   });
 }
@@ -99,6 +109,10 @@ async function encode(
   flags: ProjectFlags,
 ): Promise<IPAdapterEmbeds> {
   const weights = flags.weights === undefined ? [] : parseNumbers(flags.weights, '--weights');
+  if (weights.length > images.length)
+    throw new InvalidRequestError(
+      `--weights: ${weights.length} are given for ${images.length} ${images.length === 1 ? 'picture' : 'pictures'}.`,
+    );
   const list: Reference[] = [];
   for (const [i, image] of images.entries())
     list.push({ images: (await decodeImage(image)).rgb, weight: weights[i] ?? weights.at(-1) });
