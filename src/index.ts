@@ -3,12 +3,13 @@
  *
  * Nothing runs at import time. An encoder owns an inference process: dispose it (`await using`) when done.
  */
+import { isAbsolute } from 'node:path';
 import { dataDirectoryOf, openRegistry } from './bridge.js';
 import { silentLogger, type Logger } from './common/logger.js';
-import { ModelNotFoundError } from './common/errors.js';
+import { BridgeError, ModelNotFoundError } from './common/errors.js';
 import { AdapterEngine, IPAdapterServiceCore, ReferenceEncoder, type IPAdapterConfig } from './adapter/index.js';
 import { FaceEngine } from './faces/index.js';
-import { adapterFolders, ComfyUIPathResolver, type TrackedUsage } from './library/index.js';
+import { adapterFolders, ComfyUIPathResolver, ModelPathConfig, type TrackedUsage } from './library/index.js';
 import type { ModelRegistry } from './registry/index.js';
 import { createVisionServices, type VisionServices } from './vision-services.js';
 import { CLIPVisionEncoderCore, type EncoderOptions } from './vision/index.js';
@@ -148,12 +149,17 @@ export interface IPAdapterServiceOptions extends IPAdapterConfig, Omit<Pretraine
 export class IPAdapterService extends IPAdapterServiceCore implements AsyncDisposable {
   readonly #services: VisionServices;
 
-  constructor({ resolver = ComfyUIPathResolver.fromAutoDetect(), ...options }: IPAdapterServiceOptions = {}) {
+  /** @throws {BridgeError} `COMFYUI_NOT_FOUND` where nobody says where to look, neither by `resolver` nor by an adapter's path. */
+  constructor({ resolver, ...options }: IPAdapterServiceOptions = {}) {
     const services = visionServicesOf(options);
     const { engine: vision, inference } = services;
     const adapters = new AdapterEngine(inference, services);
     const faces = new FaceEngine(inference);
-    const { adapters: adapterFiles, encoders: encoderFiles, facePacks } = adapterFolders(resolver.folderPaths);
+    const {
+      adapters: adapterFiles,
+      encoders: encoderFiles,
+      facePacks,
+    } = adapterFolders((resolver ?? resolverFor(options)).folderPaths);
     const references = new ReferenceEncoder(adapters, vision, faces);
     super({ adapters, vision, faces, references, adapterFiles, encoderFiles, facePacks }, options);
     this.#services = services;
@@ -162,6 +168,17 @@ export class IPAdapterService extends IPAdapterServiceCore implements AsyncDispo
   /** Ends the inference process. Closing twice is harmless. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#services[Symbol.asyncDispose]();
+  }
+}
+
+/** The ComfyUI that is found by itself; where there is none, files can be named by their paths. */
+function resolverFor({ adapter }: IPAdapterConfig): ComfyUIPathResolver {
+  try {
+    return ComfyUIPathResolver.fromAutoDetect();
+  } catch (error) {
+    const isNowhere = error instanceof BridgeError && error.code === 'COMFYUI_NOT_FOUND';
+    if (!isNowhere || adapter === undefined || !isAbsolute(adapter)) throw error;
+    return ComfyUIPathResolver.fromConfig(new ModelPathConfig({}));
   }
 }
 

@@ -71,11 +71,11 @@ type Settings = EmbedsProvenance['settings'];
 function joinProvenance(list: readonly EmbedsProvenance[], own: Settings): EmbedsProvenance {
   const names = new Set(list.flatMap(({ settings }) => Object.keys(settings)));
   const settings = [...names].map((name): [string, Settings[string]] => {
-    const values = list.map((part) => part.settings[name] ?? 'unknown');
+    const values = list.map((part) => part.settings[name] ?? 'none');
     const lists = values.filter((value) => Array.isArray(value)) as (readonly number[])[];
     if (lists.length === values.length) return [name, lists.flat()];
     const texts = values.map(String);
-    const [first = 'unknown'] = values;
+    const [first = 'none'] = values;
     return [name, new Set(texts).size === 1 ? first : texts.join(' + ')];
   });
   const joined = Object.fromEntries(settings);

@@ -39,7 +39,7 @@ export function adapterFolders(paths: FolderPaths): AdapterFolders {
       places: () => (paths.has(NEIGHBOUR) ? paths.folders(NEIGHBOUR).map(({ path }) => path) : []),
       async list() {
         const found: ModelCandidate[] = [];
-        for (const name of await paths.list(NEIGHBOUR)) {
+        for (const name of paths.has(NEIGHBOUR) ? await paths.list(NEIGHBOUR) : []) {
           const path = await paths.find(NEIGHBOUR, name);
           if (path !== undefined) found.push({ name, path });
         }

@@ -27,7 +27,7 @@ describe('combined embeds', () => {
         combine: 'add',
         combined_before: 'concat + average',
         negative: 'default + images',
-        tiles: 'unknown + 2',
+        tiles: 'none + 2',
       },
     });
   });
