@@ -15,7 +15,7 @@ import {
   type Operation,
   type OperationCall,
 } from '../runtime/index.js';
-import { elementCount, f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+import { viewRows, type F32Tensor } from '../tensor/tensor.js';
 import { batchOf, joinBatch } from '../vision/index.js';
 import type { ProjectionInput } from './families/index.js';
 import { buildLayersGraph, buildProjectionGraph, keysName, SCALE, TOKENS, valuesName } from './graph.js';
@@ -165,7 +165,7 @@ async function project(
       model.variant === 'faceid_plus_v2' ? { [SCALE]: { dtype: 'F32', shape: [1], data: Float32Array.of(scale) } } : {};
     for (const name of family.inputs) {
       const tensors = own.flatMap(({ inputs: { [name]: tensor }, row }) =>
-        tensor === undefined ? [] : rowOf(tensor, row),
+        tensor === undefined ? [] : viewRows(tensor, row),
       );
       if (tensors.length > 0) feeds[name] = batchOf(tensors);
     }
@@ -190,9 +190,4 @@ function groupLayers({ keys }: ResolvedAdapter, layers: readonly number[]): numb
     bytes += sizeBytes;
   }
   return groups;
-}
-
-function rowOf({ shape, data }: F32Tensor, row: number): F32Tensor {
-  const length = elementCount(shape.slice(1));
-  return f32Tensor([1, ...shape.slice(1)], data.subarray(row * length, (row + 1) * length));
 }

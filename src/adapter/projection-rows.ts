@@ -4,7 +4,7 @@
  * Rows are handed on as they lie in memory wherever that can be: hidden states of a picture have more than a megabyte, and
  * touching so much memory for the first time takes longer than all else that is done with it here.
  */
-import { elementCount, f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+import { elementCount, f32Tensor, viewRows, type F32Tensor } from '../tensor/tensor.js';
 import { batchOf } from '../vision/index.js';
 import { unreadRows, type AdapterFeatures } from './feature-rows.js';
 import type { ProjectInputs } from './operation.js';
@@ -87,7 +87,7 @@ export function missingRows(parts: readonly NamedRows[]): {
 export function gatherRows(tensor: F32Tensor, places: readonly number[]): F32Tensor {
   const { shape } = tensor;
   if (places.length === 0) return f32Tensor([0, ...shape.slice(1)], new Float32Array(0));
-  return stack(places.map((place) => rowAt(tensor, place)));
+  return batchOf(places.map((place) => viewRows(tensor, place)));
 }
 
 /** Rows at these places, copied. */
@@ -96,16 +96,14 @@ export function copyRows(tensor: F32Tensor, places: readonly number[]): F32Tenso
   const length = elementCount(rest);
   const data = new Float32Array(places.length * length);
   places.forEach((place, i) => {
-    data.set(tensor.data.subarray(place * length, (place + 1) * length), i * length);
+    data.set(viewRows(tensor, place).data, i * length);
   });
   return f32Tensor([places.length, ...rest], data);
 }
 
 /** One row, without the batch. */
-export function rowAt({ shape, data }: F32Tensor, row: number): F32Tensor {
-  const rest = shape.slice(1);
-  const length = elementCount(rest);
-  return f32Tensor(rest, data.subarray(row * length, (row + 1) * length));
+export function rowAt(tensor: F32Tensor, row: number): F32Tensor {
+  return f32Tensor(tensor.shape.slice(1), viewRows(tensor, row).data);
 }
 
 /** Rows of one shape, without the batch, below one another. */

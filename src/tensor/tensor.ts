@@ -70,6 +70,12 @@ export function f32Tensor(shape: Shape, data: Float32Array): F32Tensor {
   return { dtype: 'F32', shape, data };
 }
 
+/** Rows of a batch, from one on: `[count, …]` over the same memory. @throws {RangeError} for rows that it has not */
+export function viewRows({ shape: [, ...sides], data }: F32Tensor, first: number, count = 1): F32Tensor {
+  const length = elementCount(sides);
+  return f32Tensor([count, ...sides], data.subarray(first * length, (first + count) * length));
+}
+
 /** A u8 tensor over `data`, which is not copied. @throws {RangeError} when length and shape disagree. */
 export function u8Tensor(shape: Shape, data: Uint8Array): U8Tensor {
   if (data.length !== elementCount(shape)) {

@@ -11,12 +11,12 @@ import type { Logger } from '../common/logger.js';
 import { readModelHeader, stampKeyOrNone } from '../formats/index.js';
 import { readImageInput, type ImageInput } from '../image/index.js';
 import type { Device, InferenceProcess, Progress, ThreadPool } from '../runtime/index.js';
-import type { F32Tensor, U8Tensor } from '../tensor/tensor.js';
+import { viewRows, type F32Tensor, type U8Tensor } from '../tensor/tensor.js';
 import { FeatureCache, type FeatureMemory, type FeatureSource } from './feature-cache.js';
 import { checkCount, checkInput, encodedBytesOf, encodedImage, isSmall, memoryOf } from './input.js';
-import { embeddingDim, resolveVisionModel, type VisionModel } from './model.js';
 import { recallFile, type KnownFile } from './known-files.js';
-import { groupPictures, NamedPictures, pictureRows, type NamedFeatures } from './named-pictures.js';
+import { embeddingDim, resolveVisionModel, type VisionModel } from './model.js';
+import { groupPictures, NamedPictures, type NamedFeatures } from './named-pictures.js';
 import { ENCODE_OPERATION, LOAD_OPERATION, type EncodeReply, type EncodeRequest } from './operation.js';
 import type { ModelRequest } from './open-models.js';
 import {
@@ -217,7 +217,7 @@ export class VisionEngine {
         const features = output[OUTPUT_FIELDS[run.outputs[0] ?? 'image_embeds']];
         if (features === undefined) throw new BridgeError('INTERNAL', 'the encoder gave no features');
         for (const { named, first, count, isSame } of group.members) {
-          const own = pictureRows(features, first, count);
+          const own = viewRows(features, first, count);
           found.set(named, { features: own, names: isCurrent && isSame ? named.names : undefined });
         }
       }

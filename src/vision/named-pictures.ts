@@ -5,7 +5,7 @@
  * needs neither the features nor their hash to find them again.
  */
 import type { ImageInput } from '../image/index.js';
-import { elementCount, f32Tensor, type F32Tensor } from '../tensor/tensor.js';
+import type { F32Tensor } from '../tensor/tensor.js';
 import { joinPictures } from './join.js';
 import type { VisionModel } from './model.js';
 import { joinFeatures, OUTPUT_FIELDS } from './output.js';
@@ -114,12 +114,4 @@ function joinPrepared(list: readonly Prepared[]): Prepared {
     pictures: joinPictures(list.map(({ pictures }) => pictures)),
     hashes: list.flatMap(({ hashes }) => hashes),
   };
-}
-
-/** Rows of a batch; the batch itself where these are all. */
-export function pictureRows(features: F32Tensor, first: number, count: number): F32Tensor {
-  const [rows = 0, ...sides] = features.shape;
-  if (rows === count) return features;
-  const length = elementCount(sides);
-  return f32Tensor([count, ...sides], features.data.subarray(first * length, (first + count) * length));
 }

@@ -198,6 +198,7 @@ describe('wrong usage', () => {
     [['encode', 'x.png', '--model', 'y', '--out', '/nowhere/z'], 2, /--out: there is no folder \/nowhere/],
     [['encode', 'x.png', '--model', 'y', '--out', tmpdir()], 2, /--out: .* is a folder/],
     [['resolve', 'lora', 'x', '--base-directory', tmpdir()], 1, /Did you mean loras\?/],
+    [['resolve', 'constructor', 'x', '--base-directory', tmpdir()], 1, /^error FOLDER_UNKNOWN/],
     [['stats', '--base-directory', '/nowhere'], 1, /COMFYUI_NOT_FOUND: The folder \/nowhere.* does not exist/],
     [['serve', '--port', 'abc'], 2, /--port: a number is wanted/],
     [['paths', '--comfyui', '/nowhere'], 1, /COMFYUI_NOT_FOUND: \/nowhere is no ComfyUI/],

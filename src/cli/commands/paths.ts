@@ -1,8 +1,8 @@
 /** `vision-bridge paths`: folders in search order, where each comes from, and their files. */
 import { Command } from 'commander';
 import { openFolders } from '../../bridge.js';
-import type { FolderPaths, Origin } from '../../paths/index.js';
 import { customaryFolders } from '../../library/index.js';
+import type { FolderPaths, Origin } from '../../paths/index.js';
 import { createLogger } from '../logger.js';
 import { addFlags, configOf } from '../options.js';
 import { printJson, printLine } from '../output.js';

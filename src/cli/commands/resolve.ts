@@ -20,7 +20,10 @@ export function resolveCommand(): Command {
     const { paths } = await openSoundFolders(configOf(command), createLogger('error'));
     const { adapters, facePacks } = adapterFolders(paths);
     // Customary folders of extensions, which are no types of ComfyUI's own.
-    const source = { ipadapter: adapters, insightface: facePacks }[folder];
+    const source = new Map([
+      ['ipadapter', adapters],
+      ['insightface', facePacks],
+    ]).get(folder);
     const path = source === undefined ? await paths.resolve(folder, name) : await source.resolve(name);
     if (options.json === true) printJson({ folder, name, path });
     else printLine(path);

@@ -1,10 +1,12 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { FeatureStoreStats } from '../../../src/store/index.js';
-import { u8Tensor, type U8Tensor } from '../../../src/tensor/tensor.js';
+import { f32Tensor, u8Tensor, type U8Tensor } from '../../../src/tensor/tensor.js';
+import { FeatureCache } from '../../../src/vision/feature-cache.js';
 import type { VisionModel, VisionOutput } from '../../../src/vision/index.js';
 import { startEngine, type TestEngine } from '../../support/inference.js';
 import { writeTinyModel } from '../../support/tiny-model.js';
@@ -19,6 +21,29 @@ beforeAll(async () => {
   await writeTinyModel(pathOf('two'), 2);
 });
 afterAll(() => rm(folder, { recursive: true }));
+
+it('hands out memory again only when what is in it was kept', async () => {
+  const kept = new Map<string, Uint8Array>();
+  const memories = new Set<ArrayBufferLike>();
+  const cache = new FeatureCache({
+    get: (key) => kept.get(key),
+    has: (key) => kept.has(key),
+    // A store that copies late.
+    async put(key, value) {
+      memories.add(value.buffer);
+      await setTimeout(5);
+      kept.set(key, value.slice());
+    },
+  });
+  const source = { weights: 'w', precision: 'fp32', device: 'cpu' };
+  const put = (name: string, value: number): Promise<void> =>
+    cache.put(source, name, 'image_embeds', f32Tensor([4], new Float32Array(4).fill(value)));
+  await Promise.all([put('a', 1), put('b', 2)]);
+  await put('c', 3);
+  const got = ['a', 'b', 'c'].map((name) => cache.get(source, name, ['image_embeds'])?.get('image_embeds')?.data[3]);
+  expect(got).toEqual([1, 2, 3]);
+  expect(memories.size).toBe(2);
+});
 
 const picture = (seed: number, batch = 1): U8Tensor =>
   u8Tensor(
