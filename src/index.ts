@@ -151,15 +151,12 @@ export class IPAdapterService extends IPAdapterServiceCore implements AsyncDispo
 
   /** @throws {BridgeError} `COMFYUI_NOT_FOUND` where nobody says where to look, neither by `resolver` nor by an adapter's path. */
   constructor({ resolver, ...options }: IPAdapterServiceOptions = {}) {
+    const { folderPaths } = resolver ?? resolverFor(options);
+    const { adapters: adapterFiles, encoders: encoderFiles, facePacks } = adapterFolders(folderPaths);
     const services = visionServicesOf(options);
     const { engine: vision, inference } = services;
     const adapters = new AdapterEngine(inference, services);
     const faces = new FaceEngine(inference);
-    const {
-      adapters: adapterFiles,
-      encoders: encoderFiles,
-      facePacks,
-    } = adapterFolders((resolver ?? resolverFor(options)).folderPaths);
     const references = new ReferenceEncoder(adapters, vision, faces);
     super({ adapters, vision, faces, references, adapterFiles, encoderFiles, facePacks }, options);
     this.#services = services;

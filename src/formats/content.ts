@@ -1,5 +1,6 @@
 /** What a file is, by its first bytes: never by its name. */
 import { ModelFormatError } from '../common/errors.js';
+import { OPEN_OBJECT } from './safetensors/json-bytes.js';
 
 export type Container = 'safetensors' | 'torch' | 'index';
 
@@ -8,6 +9,8 @@ export const FIRST_BYTES = 512;
 
 /** The limit of the safetensors reference reader; a larger number is no length of a header. */
 const MAX_HEADER_BYTES = 100_000_000n;
+/** Where the header begins, after its length. */
+const HEADER_AT = 8;
 /** Old archives of tar write their name here. */
 const TAR_MARK = { position: 257, text: 'ustar' } as const;
 /** Pickles of protocols 0 and 1 are text: an import, or a list, table or tuple. */
@@ -38,6 +41,16 @@ const FOREIGN: readonly (readonly [(text: string, bytes: Uint8Array) => boolean,
   [isOnnx, 'it is an ONNX file; encoders are read from their safetensors or PyTorch files'],
 ];
 
+/** Whether these first bytes begin a safetensors document: the length of its header, and a brace. */
+export function isSafetensors(first: Uint8Array): boolean {
+  return beginsWithLength(first) && first[HEADER_AT] === OPEN_OBJECT;
+}
+
+function beginsWithLength(first: Uint8Array): boolean {
+  const bytes = Buffer.from(first.buffer, first.byteOffset, first.byteLength);
+  return bytes.length >= HEADER_AT && bytes.readBigUInt64LE() <= MAX_HEADER_BYTES;
+}
+
 /**
  * The container that these first bytes begin.
  *
@@ -48,9 +61,8 @@ const FOREIGN: readonly (readonly [(text: string, bytes: Uint8Array) => boolean,
 export function containerOf(first: Uint8Array, label: string): Container {
   const bytes = Buffer.from(first.buffer, first.byteOffset, first.byteLength);
   const text = bytes.toString('latin1');
-  const hasHeaderLength = bytes.length >= 8 && bytes.readBigUInt64LE() <= MAX_HEADER_BYTES;
   // Before the others: the length of a header may have the bytes of any mark.
-  if (hasHeaderLength && text[8] === '{') return 'safetensors';
+  if (isSafetensors(first)) return 'safetensors';
   const foreign = FOREIGN.find(([test]) => test(text, bytes));
   if (foreign !== undefined) {
     throw new ModelFormatError('MODEL_FORMAT_UNSUPPORTED', `${label} is not a model that is read: ${foreign[1]}.`, {
@@ -59,7 +71,7 @@ export function containerOf(first: Uint8Array, label: string): Container {
   }
   if (text.startsWith('PK\u0003\u0004')) return 'torch';
   // Pickles do not go on with zeros.
-  if (hasHeaderLength) return 'safetensors';
+  if (beginsWithLength(first)) return 'safetensors';
   if (bytes[0] === 0x80 && (bytes[1] ?? 0) >= 1 && (bytes[1] ?? 0) <= 5) return 'torch';
   if (TEXT_PICKLE.test(text)) return 'torch';
   return /^\s*\{/.test(text) ? 'index' : 'safetensors';

@@ -13,3 +13,4 @@ export { SafetensorsWriter, type TensorPlan } from './safetensors/writer.js';
 export { readStampKey, stampKeyOrNone } from './shards.js';
 export { inspectPickle, type PickleInspection } from './torch/file.js';
 export { readSafetensorsMetadata } from './safetensors/metadata.js';
+export { isSafetensors } from './content.js';

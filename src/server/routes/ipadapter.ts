@@ -29,7 +29,7 @@ import { BridgeError, InvalidRequestError } from '../../common/errors.js';
 import { nearNames } from '../../common/problems.js';
 import { maxUploadBytes } from '../../config.js';
 import { faceSimilarity } from '../../faces/index.js';
-import { parseSafetensors, serializeSafetensors } from '../../formats/index.js';
+import { isSafetensors, parseSafetensors, serializeSafetensors } from '../../formats/index.js';
 import { requireFinite } from '../../image/index.js';
 import type { Jsonable } from '../../protocol/json.js';
 import type { F32Tensor, Tensor, U8Tensor } from '../../tensor/tensor.js';
@@ -291,13 +291,6 @@ interface Pictures {
 
 type Body = { readonly kind: 'embeds'; readonly embeds: IPAdapterEmbeds } | Pictures;
 
-/** Whether a file begins as a safetensors document does: the size of its header, and a brace. */
-function isEmbedsDocument(bytes: Uint8Array): boolean {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const HEAD_BYTES = 8;
-  return bytes.length > HEAD_BYTES && bytes[HEAD_BYTES] === 0x7b && view.getBigUint64(0, true) < bytes.length;
-}
-
 /** Pictures as files (a part named `negative` stands against them), or a safetensors document of pictures or of embeds. */
 async function readBody(request: FastifyRequest, maxBytes: number): Promise<Body> {
   if (request.isMultipart()) {
@@ -313,7 +306,7 @@ async function readBody(request: FastifyRequest, maxBytes: number): Promise<Body
         throw new InvalidRequestError(
           `A part is named "${part.field}"; did you mean ${meant}? References have any other name.`,
         );
-      if (isEmbedsDocument(part.bytes)) {
+      if (isSafetensors(part.bytes)) {
         throw new InvalidRequestError(
           `${part.filename} is a safetensors document, no picture. Embeds are sent as the body itself, with content-type ${SAFETENSORS}.`,
         );
